@@ -1,0 +1,69 @@
+"""`embedpool serve`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+
+from embedpool import config
+from embedpool.errors import EmbedpoolError
+from embedpool.supervise.serve import Started, serve
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser)
+    parser.add_argument("--ready-json", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--owner-fd", type=int, default=-1, help=argparse.SUPPRESS)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """A flag for every setting, and --config."""
+    parser.add_argument("--config", metavar="FILE", default=None, help="TOML file with settings by name")
+    for row in config.rows():
+        unit = f" [{row.metadata['unit']}]" if row.metadata["unit"] else ""
+        default = {"": "", "workers": "auto"}.get(row.name, str(row.default).lower())
+        help = f"{row.metadata['help']}{unit}" + (f" (default {default})" if default else "")
+        parser.add_argument(config.flag(row.name), dest=row.name, metavar="X", default=None, help=help.replace("%", "%%"))
+
+
+def settings(arguments: argparse.Namespace) -> config.Config:
+    """The settings in force for a command with these arguments. Raises ConfigError."""
+    file = arguments.config or os.environ.get(config.variable("config"), "")
+    return config.load(vars(arguments), file)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    began = time.monotonic()
+    logging.basicConfig(format="embedpool: %(message)s", level=logging.INFO, stream=sys.stderr)
+
+    def ready(started: Started) -> None:
+        if arguments.ready_json:
+            print(json.dumps({"endpoint": started.endpoint, "pid": os.getpid()}), flush=True)
+        else:
+            print(ready_line(started, time.monotonic() - began), flush=True)
+
+    try:
+        status = serve(settings(arguments), ready, logging.warning, arguments.owner_fd)
+    except EmbedpoolError as error:
+        if arguments.ready_json:
+            print(json.dumps({"error": error.message}), flush=True)
+            return 2
+        raise
+    if status and arguments.ready_json:
+        print(json.dumps({"error": "no worker could be started: see the messages above"}), flush=True)
+    return status
+
+
+def ready_line(started: Started, seconds: float) -> str:
+    """The one line that `serve` prints when the first answer could be given."""
+    model = started.model
+    cores = ", ".join("+".join(map(str, group)) for group in started.plan.workers)
+    count = len(started.plan.workers)
+    return (
+        f"embedpool is ready after {seconds:.1f} s: {model.name} ({model.dim} dimensions) at {started.endpoint},"
+        f" {count} worker{'s' * (count != 1)} on core{'s' * (count != 1)} {cores}"
+    )

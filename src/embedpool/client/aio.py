@@ -1,0 +1,265 @@
+"""The asyncio client: the same methods as Client, as coroutines. Belongs to the event loop of its first call.
+
+The loop watches the socket's descriptor itself; there is no thread and no task that would outlive the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, Iterable, Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+import numpy as np
+import zmq
+
+from embedpool import errors
+from embedpool.client.arena import Vectors
+from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, ClientCore, Options, Ticket
+from embedpool.client.documents import CHUNKS_AHEAD, Assembly, Keywords, options_of
+from embedpool.client.link import nobody_at, open_link, own_name, receive
+from embedpool.client.sync import CLOSED, CONNECT_S, SEGMENT_BYTES
+from embedpool.config import find_endpoint
+from embedpool.errors import EmbedpoolError, NotRunning, TimedOut
+from embedpool.shm.segment import ReadMap
+
+
+class AsyncClient:
+    """See Client. `async with AsyncClient() as pool: await pool.embed(["a text"])`. Cancelling a call cancels its work."""
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        connect_timeout_s: float = CONNECT_S,
+    ) -> None:
+        self.endpoint = endpoint or find_endpoint()
+        self._connect_timeout_s = connect_timeout_s
+        self._core = ClientCore(ReadMap, segment_bytes, own_name())
+        self._sock: zmq.Socket[bytes] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._changed: asyncio.Event = asyncio.Event()
+        self._closed = False
+        self._pinged_at = 0.0
+
+    # ── public ──
+
+    async def embed(self, texts: Sequence[str], *, timeout_s: float = 30.0, **keywords: Unpack[Keywords]) -> Vectors:
+        """As Client.embed."""
+        options = options_of(keywords)
+        deadline_at = time.monotonic() + timeout_s
+        await self._connect(deadline_at)
+        found = await self._await(self._start(texts, options, deadline_at))
+        assert isinstance(found, np.ndarray)
+        return found
+
+    async def embed_query(self, text: str, *, timeout_s: float = 30.0, **keywords: Unpack[Keywords]) -> Vectors:
+        """As Client.embed_query."""
+        if not isinstance(text, str):
+            raise errors.BadRequest(f"a query is one string, not {type(text).__name__}")
+        await self._connect(time.monotonic() + timeout_s)
+        self._prompt(keywords, "query")
+        found = await self.embed([text], timeout_s=timeout_s, **keywords)
+        result: Vectors = found[0]
+        return result
+
+    async def embed_documents(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        progress: bool = False,
+        timeout_s: float = 60.0,
+        **keywords: Unpack[Keywords],
+    ) -> Vectors:
+        """As Client.embed_documents; `texts` may also be an asynchronous iterable."""
+        await self._connect(time.monotonic() + timeout_s)
+        self._prompt(keywords, "document")
+        keywords.setdefault("priority", "bulk")
+        options = options_of(keywords)
+        texts = [text async for text in texts] if isinstance(texts, AsyncIterable) else list(texts)
+        dim = self._core.check(texts, options)
+        assembly = Assembly(texts, dim, self._core.reserve(len(texts), dim), self._core.limits, progress)
+        with assembly:
+            try:
+                while not assembly.finished:
+                    while assembly.open_chunks < CHUNKS_AHEAD and (chunk := assembly.next_chunk()):
+                        deadline_at = time.monotonic() + timeout_s
+                        chunk.ticket = self._start(chunk.texts, options, deadline_at, chunk.place)
+                    await self._take_chunk(assembly, options)
+            except BaseException:
+                self._abandon([chunk.ticket for chunk in assembly.open if chunk.ticket is not None])
+                raise
+        return assembly.result()
+
+    async def status(self, *, timeout_s: float = 5.0) -> str:
+        """As Client.status."""
+        deadline_at = time.monotonic() + timeout_s
+        await self._connect(deadline_at)
+        ticket, frame = self._core.ask_status(deadline_at)
+        self._send([frame])
+        found = await self._await(ticket)
+        assert isinstance(found, str)
+        return found
+
+    @property
+    def warning(self) -> str:
+        """As Client.warning."""
+        return self._core.warning
+
+    async def close(self) -> None:
+        """As Client.close."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._sock is not None:
+            self._send([self._core.bye()])
+        self._drop_link()
+        if self._core.arena is not None:
+            self._core.arena.close()
+        self._core.end(errors.Cancelled(CLOSED))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # ── one request ──
+
+    def _prompt(self, keywords: Keywords, name: str) -> None:
+        if keywords.get("prompt_name") is None and name in self._core.card(keywords.get("model", "")).prompts:
+            keywords["prompt_name"] = name
+
+    def _start(
+        self, texts: Sequence[str], options: Options, deadline_at: float, place: tuple[object, int] | None = None
+    ) -> Ticket:
+        self._check_open()
+        ticket, frame = self._core.ask(texts, options, deadline_at, time.monotonic(), place)  # type: ignore[arg-type]
+        self._send([frame])
+        return ticket
+
+    async def _take_chunk(self, assembly: Assembly, options: Options) -> None:
+        chunk = assembly.open[0]
+        assert chunk.ticket is not None
+        try:
+            found = await self._await(chunk.ticket)
+        except errors.Overloaded as error:
+            wait_s = (error.retry_after_ms or 1) / 1e3
+            if time.monotonic() + wait_s >= chunk.ticket.deadline_at:
+                raise
+            await asyncio.sleep(wait_s)
+            chunk.ticket = self._start(chunk.texts, options, chunk.ticket.deadline_at, chunk.place)
+            return
+        except EmbedpoolError as error:
+            raise assembly.in_the_whole(error, chunk) from error
+        assert isinstance(found, np.ndarray)
+        assembly.took(chunk, found)
+
+    def _abandon(self, tickets: Iterable[Ticket]) -> None:
+        for ticket in tickets:
+            if ticket.result is None and self._sock is not None:
+                self._send([self._core.abandon(ticket)])
+
+    async def _await(self, ticket: Ticket) -> Vectors | str:
+        if ticket.result is None:
+            assert self._loop is not None
+            answered = self._loop.create_future()
+            ticket.on_done = lambda: None if answered.done() else answered.set_result(None)
+            try:
+                async with asyncio.timeout(max(0.0, ticket.deadline_at - time.monotonic())):
+                    await answered
+            except TimeoutError:
+                self._abandon([ticket])
+                reason = "the pool did not finish the request" if self._core.is_open else nobody_at(self.endpoint)
+                raise TimedOut(f"no answer in time: {reason}") from None
+            except BaseException:
+                self._abandon([ticket])
+                raise
+        assert ticket.result is not None
+        if isinstance(ticket.result, EmbedpoolError):
+            raise ticket.result
+        return ticket.result
+
+    # ── the socket ──
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise errors.Cancelled(CLOSED)
+
+    async def _connect(self, deadline_at: float) -> None:
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise errors.BadRequest("this AsyncClient belongs to another event loop: make one per loop")
+        self._loop = loop
+        if self._core.is_open:
+            return
+        limit_at = min(deadline_at, time.monotonic() + self._connect_timeout_s) if self._sock is None else deadline_at
+        if self._sock is None:
+            self._open_link()
+        while not self._core.is_open:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(max(0.0, limit_at - time.monotonic())):
+                    await self._changed.wait()
+            except TimeoutError:
+                raise NotRunning(nobody_at(self.endpoint)) from None
+            self._check_open()
+            if self._core.refused_hello is not None:
+                error, self._core.refused_hello = self._core.refused_hello, None
+                self._drop_link()
+                self._core.lost()
+                raise error
+
+    def _open_link(self) -> None:
+        assert self._loop is not None
+        self._sock = open_link(self.endpoint)
+        self._core.heard_at = time.monotonic()
+        self._loop.add_reader(self._sock.getsockopt(zmq.FD), self._drain)
+        self._ticker = self._loop.call_later(PING_AFTER_S, self._tick)
+
+    def _drop_link(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if self._sock is not None and self._loop is not None:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._sock.getsockopt(zmq.FD))
+            self._sock.close()
+        self._sock = None
+
+    def _tick(self) -> None:
+        """Pings after silence while something is open; connects anew after more of it."""
+        assert self._loop is not None
+        now = time.monotonic()
+        silent_s = now - self._core.heard_at
+        if self._core.tickets and silent_s >= GONE_AFTER_S:
+            self._drop_link()
+            self._core.lost()
+            self._open_link()
+            return
+        if self._core.tickets and silent_s >= PING_AFTER_S:
+            self._send([self._core.ping()])
+        self._ticker = self._loop.call_later(PING_AFTER_S, self._tick)
+
+    def _send(self, frames: list[bytes]) -> None:
+        if self._sock is None:
+            self._open_link()
+        assert self._sock is not None
+        for frame in frames:
+            self._sock.send(frame, zmq.NOBLOCK)
+        self._drain()  # the descriptor is edge-triggered, and sending may have taken its edge
+
+    def _drain(self) -> None:
+        if self._sock is None:
+            return
+        state = self._core.state
+        while (found := receive(self._sock)) is not None:
+            for reply in self._core.received(*found, time.monotonic()):
+                self._sock.send(reply, zmq.NOBLOCK)
+        if self._core.state != state or self._core.refused_hello is not None:
+            self._changed.set()

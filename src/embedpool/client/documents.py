@@ -1,0 +1,151 @@
+"""Any number of texts as chunks, and the chunks' vectors as one array. No socket; used by both clients."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypedDict
+
+import numpy as np
+
+from embedpool.client.arena import Lease, Vectors
+from embedpool.client.core import Options, Ticket
+from embedpool.errors import BadRequest, EmbedpoolError
+from embedpool.protocol import Limits, Priority
+from embedpool.shm.layout import room_bytes
+
+CHUNK_ROWS = 256  # enough to sort by length within; few enough for a bar that moves
+CHUNK_CHARS = 1 << 20
+CHUNKS_AHEAD = 8  # open at a time: keeps every worker busy while answers are on their way
+
+
+class Keywords(TypedDict, total=False):
+    """See Client.embed."""
+
+    model: str
+    prompt_name: str | None
+    dim: int
+    normalize: bool
+    truncate: bool
+    priority: Priority
+
+
+def options_of(keywords: Keywords) -> Options:
+    """Raises BadRequest for a keyword that does not exist or has a value of the wrong kind."""
+    unknown = set(keywords) - set(Keywords.__annotations__)
+    if unknown:
+        raise BadRequest(f"no such keyword: {', '.join(sorted(unknown))}")
+    options = Options(**keywords)
+    if options.priority not in ("auto", "interactive", "bulk"):
+        raise BadRequest(f"priority is interactive, bulk or auto, not {options.priority!r}")
+    if type(options.dim) is not int or options.dim < 0:
+        raise BadRequest(f"dim is a whole number, not {options.dim!r}")
+    return options
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    start: int
+    texts: tuple[str, ...]
+    place: tuple[Lease, int] | None
+    ticket: Ticket | None = None
+
+
+class Assembly:
+    """Cuts texts into chunks and puts their vectors together.
+
+    Where the session's segment has room for the whole result (`lease`), chunks are placed in it and the result is a view of
+    it, without a copy; otherwise each chunk is copied into an ordinary array as it comes.
+    """
+
+    def __init__(self, texts: list[str], dim: int, lease: Lease | None, limits: Limits, progress: bool) -> None:
+        self._texts = texts
+        self._dim = dim
+        self._lease = lease
+        self._limits = limits
+        self._next = 0
+        self._out: Vectors | None = None if lease is not None else np.empty((len(texts), dim), np.float32)
+        self._done = 0
+        self._progress = progress
+        self._bar: Any = None
+        self.open: deque[Chunk] = deque()
+
+    def __enter__(self) -> Self:
+        if self._progress:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=len(self._texts), unit="text", file=sys.stderr, smoothing=0.1, desc="embedding")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def finished(self) -> bool:
+        return self._done == len(self._texts)
+
+    @property
+    def open_chunks(self) -> int:
+        return len(self.open)
+
+    def next_chunk(self) -> Chunk | None:
+        """The next texts to ask for, or None when all are asked for. The caller sets the chunk's ticket."""
+        start, chars = self._next, 0
+        if start == len(self._texts):
+            return None
+        most = min(CHUNK_ROWS, self._limits.request_rows)
+        stop = start
+        while stop < len(self._texts) and stop - start < most and (stop == start or chars < CHUNK_CHARS):
+            chars += len(self._texts[stop])
+            stop += 1
+        place = None
+        if self._lease is not None:
+            place = (self._lease, self._lease.offset + room_bytes(start, self._dim))
+        self._next = stop
+        chunk = Chunk(start, tuple(self._texts[start:stop]), place)
+        self.open.append(chunk)
+        return chunk
+
+    def took(self, chunk: Chunk, vectors: Vectors) -> None:
+        """A chunk's answer: in its place already, or vectors to copy."""
+        self.open.remove(chunk)
+        assert chunk.ticket is not None
+        if not chunk.ticket.placed:
+            rows = self._whole()
+            rows[chunk.start : chunk.start + len(chunk.texts)] = vectors
+        elif self._out is not None and self._lease is not None:
+            self._copy(chunk)  # an earlier chunk came back in another session: the whole is an ordinary array by now
+        self._done += len(chunk.texts)
+        if self._bar is not None:
+            self._bar.update(len(chunk.texts))
+
+    def _whole(self) -> Vectors:
+        """The ordinary array; made, with all that is in place so far, when the first chunk is not in its place."""
+        if self._out is None:
+            assert self._lease is not None
+            self._out = self._lease.arena.array(self._lease, self._lease.offset, len(self._texts), self._dim).copy()
+        return self._out
+
+    def _copy(self, chunk: Chunk) -> None:
+        assert self._lease is not None and chunk.place is not None and self._out is not None
+        rows = len(chunk.texts)
+        self._out[chunk.start : chunk.start + rows] = self._lease.arena.array(self._lease, chunk.place[1], rows, self._dim)
+
+    def in_the_whole(self, error: EmbedpoolError, chunk: Chunk) -> EmbedpoolError:
+        """The same error with the row counted from the first text."""
+        if error.row is None or not chunk.start:
+            return error
+        row = chunk.start + error.row
+        message = error.message.replace(f"text {error.row} ", f"text {row} ", 1)
+        return type(error)(message, row=row)
+
+    def result(self) -> Vectors:
+        """float32[n, dim], read-only; call when finished."""
+        if self._out is None:
+            assert self._lease is not None
+            return self._lease.arena.array(self._lease, self._lease.offset, len(self._texts), self._dim)
+        self._out.flags.writeable = False
+        return self._out

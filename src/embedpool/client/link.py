@@ -1,0 +1,66 @@
+"""The client's socket: made, sent to, emptied. Shared by both clients; no waiting here."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import zmq
+
+RECONNECT_MS, RECONNECT_MOST_MS = 20, 500
+BYE_MS = 100  # how long a closing socket may take to hand over its last message
+
+_contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
+
+
+def _context() -> zmq.Context[zmq.Socket[bytes]]:
+    """One context, and so one I/O thread, per process. A forked child gets its own: the parent's thread is not in it."""
+    pid = os.getpid()
+    if pid not in _contexts:
+        _contexts[pid] = zmq.Context()  # the parent's stays referenced: it must not be destroyed here
+    return _contexts[pid]
+
+
+def open_link(endpoint: str) -> zmq.Socket[bytes]:
+    """A DEALER that connects, and connects again, to the endpoint. Its routing id is drawn at random: whoever would know it
+    could take over the session's answers once we are gone."""
+    sock = _context().socket(zmq.DEALER)
+    sock.setsockopt(zmq.ROUTING_ID, b"c" + os.urandom(12))
+    sock.setsockopt(zmq.PROBE_ROUTER, 1)  # an empty message at every connection: a router that does not know us asks who
+    sock.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+    sock.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MOST_MS)
+    sock.setsockopt(zmq.SNDHWM, 0)
+    sock.setsockopt(zmq.RCVHWM, 0)
+    sock.setsockopt(zmq.LINGER, BYE_MS)
+    sock.connect(endpoint)
+    return sock
+
+
+def receive(sock: zmq.Socket[bytes]) -> tuple[bytes, bytes] | None:
+    """(frame, payload) of one message that has arrived, or None."""
+    try:
+        frame = sock.recv(zmq.NOBLOCK)
+    except zmq.Again:
+        return None
+    payload = b""
+    while sock.rcvmore:
+        payload = sock.recv()
+    return frame, payload
+
+
+def nobody_at(endpoint: str) -> str:
+    """What to say of an endpoint where nobody answers."""
+    path = endpoint.removeprefix("ipc://")
+    if endpoint.startswith("ipc://") and not Path(path).exists():
+        return f"no pool is running: there is no socket {path}. Start one with `embedpool serve`, or set EMBEDPOOL_ENDPOINT"
+    if endpoint.startswith("ipc://") and not os.access(path, os.W_OK):
+        return f"no permission to use {path}: ask for membership in the group that owns it"
+    return f"no pool answers at {endpoint}: start one with `embedpool serve`, or set EMBEDPOOL_ENDPOINT"
+
+
+def own_name() -> str:
+    """How this client is called in the pool's status."""
+    program = os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] else "python")
+    return f"{program} {os.getpid()}@{socket.gethostname()}"[:200]

@@ -1,0 +1,61 @@
+"""A model without weights: a vector is drawn from the text's hash. `--model echo` or `--model echo:DIM`.
+
+It computes in microseconds what a real model computes in milliseconds, so that what is measured is the pool itself; and
+its vectors tell any two texts apart, so that a test sees at once whether a row came to the wrong place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from embedpool.errors import ModelError
+from embedpool.models.encoding import Vectors
+from embedpool.models.spec import ModelSpec
+
+DEFAULT_DIM = 384
+MAX_TOKENS = 512  # a token is two UTF-8 bytes
+
+
+class EchoEncoder:
+    """An Encoder whose token ids are the text's bytes, two to a token."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
+    def tokens(self, texts: Sequence[str], *, truncate: bool) -> list[list[int]]:
+        return [_tokens(text, self.spec.max_tokens if truncate else None) for text in texts]
+
+    def run(self, rows: Sequence[Sequence[int]], width: int) -> Vectors:
+        return np.stack([echo_vector(row, self.spec.dim) for row in rows])
+
+
+def _tokens(text: str, most: int | None) -> list[int]:
+    data = text.encode()[: 2 * most if most else None]
+    return list(np.frombuffer(data + b"\0" * (len(data) % 2), "<u2"))
+
+
+def echo_vector(tokens: Sequence[int], dim: int) -> Vectors:
+    """float32[dim] in [-1, 1), the same for the same tokens on every machine."""
+    seed = hashlib.blake2b(np.asarray(tokens, "<u2").tobytes(), digest_size=64).digest()
+    values = np.resize(np.frombuffer(seed, "<u2").astype(np.float32), dim)
+    # Position-dependent, or a vector of more than 32 values would repeat itself and hide a shifted row.
+    values = (values + np.arange(dim, dtype=np.float32) * 257.0) % 65536.0
+    return values / np.float32(32768.0) - np.float32(1.0)
+
+
+def echo_spec(name: str) -> ModelSpec:
+    """The spec for "echo" or "echo:DIM"; raises ModelError for another DIM than 1 to 65536."""
+    _, _, wanted = name.partition(":")
+    if wanted and not (wanted.isdecimal() and 1 <= int(wanted) <= 65536):
+        raise ModelError(f"{name}: the dimension of echo is a number from 1 to 65536")
+    dim = int(wanted) if wanted else DEFAULT_DIM
+    return ModelSpec(
+        name=f"echo:{dim}",
+        dim=dim,
+        max_tokens=MAX_TOKENS,
+        prompts={"query": "query: ", "document": ""},
+        fingerprint=f"echo-{dim}-1",
+    )

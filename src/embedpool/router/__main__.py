@@ -1,0 +1,27 @@
+"""Entry of the router process: `python -m embedpool.router SPEC_JSON LINK_FD`, started by the supervisor only."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+import sys
+
+from embedpool.router.server import Server
+from embedpool.router.spec import RouterSpec
+
+
+def main() -> None:
+    # Stopping is the supervisor's business: it closes the link. A signal meant for the whole group must not cut answers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # libzmq's ipc listener aborts the process when descriptors run out: have as many as we may.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    link = socket.socket(fileno=int(sys.argv[2]))
+    link.setblocking(False)
+    Server(RouterSpec.from_json(sys.argv[1]), link).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What is taken in, and what is refused at once and why. Pure; called by the core for every `embed`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from embedpool.protocol import Embed, ModelCard, Refused
+from embedpool.router.queue import Queue
+from embedpool.shm.layout import fits, room_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """Limits and rules from the configuration (config.py has their help and units)."""
+
+    slice_ms: float = 20.0
+    hang_s: float = 10.0
+    interactive_rows: int = 8
+    max_request_rows: int = 8192
+    max_text_chars: int = 1_000_000
+    max_inline_bytes: int = 64 << 20
+    max_queue_rows: int = 100_000
+    max_queue_bytes: int = 256 << 20
+    max_session_requests: int = 4096
+
+    def is_interactive(self, ask: Embed) -> bool:
+        if ask.priority == "auto":
+            return len(ask.texts) <= self.interactive_rows
+        return ask.priority == "interactive"
+
+    def invalid(self, model: ModelCard, ask: Embed, segment_bytes: int) -> Refused | None:
+        """Why this request can never succeed as it is, or None."""
+        if ask.model and ask.model != model.name:
+            return Refused(ask.id, "unknown_model", f"no model {ask.model[:100]!r} here: this pool serves {model.name}")
+        if ask.dim > model.dim:
+            return Refused(ask.id, "bad_dimension", f"dim {ask.dim} is larger than the {model.dim} of {model.name}")
+        if ask.prompt_name is not None and ask.prompt_name not in model.prompts:
+            known = ", ".join(model.prompts) or "none"
+            return Refused(ask.id, "unknown_prompt", f"no prompt {ask.prompt_name[:100]!r}: {model.name} has {known}")
+        return self._too_large(model, ask, segment_bytes)
+
+    def _too_large(self, model: ModelCard, ask: Embed, segment_bytes: int) -> Refused | None:
+        rows = len(ask.texts)
+        if rows > self.max_request_rows:
+            return Refused(
+                ask.id,
+                "too_large",
+                f"{rows} texts in one request, at most {self.max_request_rows}: use embed_documents or send several",
+            )
+        longest = max(map(len, ask.texts), default=0)
+        if longest > self.max_text_chars:
+            row = next(i for i, text in enumerate(ask.texts) if len(text) == longest)
+            return Refused(
+                ask.id, "too_large", f"text {row} has {longest} characters, at most {self.max_text_chars}", row=row
+            )
+        needed = room_bytes(rows, ask.dim or model.dim)
+        if ask.offset is None:
+            if needed > self.max_inline_bytes:
+                return Refused(
+                    ask.id, "too_large", f"{needed} bytes of vectors inline, at most {self.max_inline_bytes}"
+                )
+        elif not fits(ask.offset, needed, segment_bytes):
+            return Refused(
+                ask.id,
+                "bad_request",
+                f"{needed} bytes at offset {ask.offset} do not lie inside the session's segment of {segment_bytes} bytes",
+            )
+        return None
+
+    def too_full(
+        self, ask: Embed, nbytes: int, queue: Queue, session_requests: int, backlog_ms: Callable[[], float]
+    ) -> Refused | None:
+        """Why there is no room for this request now, or None."""
+        if session_requests >= self.max_session_requests:
+            reason = f"{session_requests} requests of this session are open"
+        elif queue.rows + len(ask.texts) > self.max_queue_rows and queue.rows:
+            reason = f"{queue.rows} texts are waiting"
+        elif queue.nbytes + nbytes > self.max_queue_bytes and queue.nbytes:
+            reason = f"{queue.nbytes} bytes of texts are waiting"
+        else:
+            return None
+        return _overloaded(ask, reason, backlog_ms())
+
+    def too_late(self, ask: Embed, wait_ms: float, serving: bool) -> Refused | None:
+        """Why this request cannot be done within its budget, or None. Unknown while no worker has started yet."""
+        if not serving or wait_ms <= ask.budget_ms:
+            return None
+        reason = f"an answer would take about {wait_ms:.0f} ms, longer than the budget of {ask.budget_ms:.0f} ms"
+        return _overloaded(ask, reason, wait_ms - ask.budget_ms)
+
+
+def _overloaded(ask: Embed, reason: str, retry_after_ms: float) -> Refused:
+    return Refused(ask.id, "overloaded", reason, retryable=True, retry_after_ms=max(1, round(retry_after_ms)))

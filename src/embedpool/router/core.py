@@ -1,0 +1,420 @@
+"""The router's decisions: events in, actions out, `now` as an argument. No socket, no clock, no file.
+
+Called by server.Server, which turns frames into events and carries the actions out. The tests play histories through
+`handle` and call `check` after every step.
+
+Rules
+1. Every admitted request ends in exactly one Reply to the session that asked: Vectors or Refused. A request that is not
+   admitted is refused in the same step.
+2. A request's answer is sent only when none of its rows is in a job: then nobody writes to its room any more, and the
+   client may use the room again. A cancelled or expired request therefore answers late rather than early.
+3. A job is in one worker's hands. It leaves them when the worker answers, or when the supervisor has reaped the worker
+   (`Lost`). Silence is answered with Kill, never with giving the job away.
+4. A job whose worker died runs once more elsewhere; after a second death it is split and its halves run alone, until the
+   row that kills is alone and its request is refused. Every death shortens the list of suspects, so this ends.
+5. Answers from workers that are gone, and for jobs that were given away, change nothing.
+6. What waits is bounded in rows and bytes; what runs is at most DEPTH jobs per worker.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from embedpool import protocol as wire
+from embedpool.protocol import Embed, Failure, ModelCard, Refused, Vectors
+from embedpool.router.admission import Admission
+from embedpool.router.cost import CostModel
+from embedpool.router.events import (
+    Action,
+    Asked,
+    CancelAsked,
+    Closed,
+    Drained,
+    DrainAsked,
+    Event,
+    Failed,
+    Finished,
+    Joined,
+    Kill,
+    Lost,
+    Opened,
+    Reply,
+    SendJob,
+    Tick,
+)
+from embedpool.router.queue import Queue
+from embedpool.router.state import Counters, Job, Request, Session, Slice, Worker
+
+DEPTH = 2  # one job running, one ahead, so that a worker never waits for the router's round trip (about 150 us)
+SWEEP_S = 0.1  # how often waiting requests are looked at for having expired
+HANG_FACTOR = 20.0  # a job is hung after this many times its estimate, and never before `hang_s`
+MAX_JOB_ROWS = 256
+
+class Core:
+    """See the module's rules. `first_job` differs from one router process to the next, so that a worker's late answer to
+    a router that died never names a job of its successor."""
+
+    def __init__(self, model: ModelCard, rules: Admission, first_job: int = 0) -> None:
+        self.model = model
+        self.rules = rules
+        self.cost = CostModel(model.max_tokens)
+        self.queue = Queue()
+        self.sessions: dict[bytes, Session] = {}
+        self.workers: dict[int, Worker] = {}
+        self.retries: deque[Job] = deque()
+        self.counters = Counters()
+        self.draining = False
+        self.failed = ""
+        self._drained = False
+        self._next_job = first_job
+        self._sweep_at = 0.0
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """One event's consequences. An event about a session or worker that is not known changes nothing."""
+        out: list[Action] = []
+        match event:
+            case Asked():
+                self._asked(event, now, out)
+            case Finished():
+                self._finished(event, now, out)
+            case Joined():
+                self.workers[event.worker] = Worker()
+                self.cost.seed(event.unit_ms)
+            case Lost():
+                self._lost(event.worker, out)
+            case Opened():
+                self._closed(event.session)
+                self.sessions[event.session] = Session(event.session, event.segment, event.segment_bytes)
+            case Closed():
+                self._closed(event.session)
+            case CancelAsked():
+                self._cancel(event, out)
+            case DrainAsked():
+                self.draining = True
+            case Failed():
+                self._fail(event.reason, out)
+            case Tick():
+                pass
+        self._expire(now, out)
+        self._dispatch(now, out)
+        if self.draining and not self._drained and not self._open_requests():
+            self._drained = True
+            out.append(Drained())
+        return out
+
+    def next_deadline(self) -> float | None:
+        """When `handle(Tick())` is due at the latest; None when nothing waits for time to pass."""
+        hung = [w.jobs[0].hung_at for w in self.workers.values() if w.jobs and not w.killed]
+        if self.queue or self.retries:
+            hung.append(self._sweep_at)
+        return min(hung, default=None)
+
+    # ── requests ──
+
+    def _asked(self, event: Asked, now: float, out: list[Action]) -> None:
+        session = self.sessions.get(event.session)
+        if session is None or event.ask.id in session.open:
+            return  # an id that is open is the same request sent again: it has its one answer coming
+        self.counters.requests += 1
+        ask = event.ask
+        refusal = self._refusal(session, ask, event.nbytes)
+        if refusal is not None:
+            self._reply(event.session, refusal, out)
+            return
+        dim = ask.dim or self.model.dim
+        if not ask.texts:
+            self._reply(event.session, Vectors(ask.id, 0, dim, 0, self.model.fingerprint, ask.offset is None), out)
+            return
+        request = self._request(session, event, dim, now)
+        late = self.rules.too_late(ask, self._wait_ms(request), bool(self.workers))
+        if late is not None:
+            self._reply(event.session, late, out)
+            return
+        if ask.offset is None:
+            request.inline = bytearray(len(ask.texts) * dim * wire.FLOAT_BYTES)
+        session.open[ask.id] = request
+        self.queue.add(request)
+
+    def _request(self, session: Session, event: Asked, dim: int, now: float) -> Request:
+        ask = event.ask
+        units = [self.cost.units(text) for text in ask.texts]
+        order = sorted(range(len(units)), key=units.__getitem__)
+        deadline_at = now + ask.budget_ms / 1e3
+        interactive = self.rules.is_interactive(ask)
+        return Request(session, ask, dim, event.nbytes, units, now, deadline_at, interactive, order)
+
+    def _refusal(self, session: Session, ask: Embed, nbytes: int) -> Refused | None:
+        if self.failed:
+            return Refused(ask.id, "pool_failed", f"no worker can be started: {self.failed}")
+        if self.draining:
+            return Refused(ask.id, "draining", "the pool is stopping: ask again", retryable=True, retry_after_ms=1000)
+        return self.rules.invalid(self.model, ask, session.segment_bytes) or self.rules.too_full(
+            ask, nbytes, self.queue, len(session.open), self._backlog_ms
+        )
+
+    def _backlog_ms(self) -> float:
+        """Estimated time until a job given out now would start, if it had to wait for all others."""
+        running = sum(job.units for worker in self.workers.values() for job in worker.jobs)
+        retries = sum(job.units for job in self.retries)
+        return self.cost.ms(self.queue.units + running + retries) / max(len(self.workers), 1)
+
+    def _wait_ms(self, request: Request) -> float:
+        """Estimated time to this request's answer. Interactive work overtakes what waits in bulk."""
+        workers = max(len(self.workers), 1)
+        own = self.cost.ms(max(max(request.units), sum(request.units) / workers))
+        if not request.interactive:
+            return own + self._backlog_ms()
+        return own + self.cost.ms(self.queue.interactive_units) / workers
+
+    def _cancel(self, event: CancelAsked, out: list[Action]) -> None:
+        session = self.sessions.get(event.session)
+        request = session.open.get(event.id) if session else None
+        if request is not None:
+            self._refuse(request, Refused(event.id, "cancelled", "cancelled by its client"), out)
+
+    def _refuse(self, request: Request, refusal: Refused, out: list[Action]) -> None:
+        """The request will get this answer, as soon as none of its rows is in a job."""
+        if request.refusal is None:
+            request.refusal = refusal
+        self.queue.remove(request)
+        self._settle(request, out)
+
+    def _settle(self, request: Request, out: list[Action]) -> None:
+        session, ask = request.session, request.ask
+        if request.in_jobs or request.waiting or session.closed:
+            return
+        del session.open[ask.id]
+        if request.refusal is not None:
+            self._reply(session.key, request.refusal, out)
+            return
+        self.counters.rows += len(ask.texts)
+        inline = request.inline is not None
+        answer = Vectors(ask.id, len(ask.texts), request.dim, request.tokens, self.model.fingerprint, inline)
+        self._reply(session.key, answer, out, request.inline or b"")
+
+    def _reply(
+        self, session: bytes, message: Vectors | Refused, out: list[Action], payload: bytes | bytearray = b""
+    ) -> None:
+        if isinstance(message, Refused):
+            self.counters.refused[message.code] = self.counters.refused.get(message.code, 0) + 1
+        else:
+            self.counters.answered += 1
+        out.append(Reply(session, message, payload))
+
+    def _closed(self, key: bytes) -> None:
+        session = self.sessions.pop(key, None)
+        if session is None:
+            return
+        session.closed = True
+        for request in session.open.values():
+            self.queue.remove(request)  # rows in jobs finish into a segment that nobody reads
+
+    def _open_requests(self) -> bool:
+        return any(session.open for session in self.sessions.values())
+
+    def _fail(self, reason: str, out: list[Action]) -> None:
+        self.failed = reason
+        for request in list(self._all_open()):
+            self._refuse(
+                request, Refused(request.ask.id, "pool_failed", f"no worker can be started: {reason}"), out
+            )
+
+    def _all_open(self) -> Iterable[Request]:
+        for session in self.sessions.values():
+            yield from session.open.values()
+
+    # ── time ──
+
+    def _expire(self, now: float, out: list[Action]) -> None:
+        for number, worker in self.workers.items():
+            if worker.jobs and not worker.killed and now >= worker.jobs[0].hung_at:
+                worker.killed = True
+                out.append(Kill(number, f"no answer to a job of {worker.jobs[0].rows()} rows"))
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + SWEEP_S
+        for request in [r for r in self.queue if r.deadline_at <= now]:
+            waited_ms = round((now - request.arrived_at) * 1e3)
+            self._refuse(
+                request,
+                Refused(request.ask.id, "expired", f"not done within its budget: waited {waited_ms} ms", retryable=True),
+                out,
+            )
+
+    # ── jobs ──
+
+    def _dispatch(self, now: float, out: list[Action]) -> None:
+        for depth in range(DEPTH):  # first give every idle worker one job, then one ahead to each
+            for number, worker in self.workers.items():
+                if not (self.queue or self.retries):
+                    return
+                if len(worker.jobs) == depth and not worker.killed:
+                    job = self._next(now, out)
+                    if job is not None:
+                        self._give(number, worker, job, now, out)
+
+    def _next(self, now: float, out: list[Action]) -> Job | None:
+        while self.retries:
+            job = self.retries.popleft()
+            self._drop_refused(job, out)
+            if job.slices:
+                return job
+        slices = self.queue.take(self.cost, self.rules.slice_ms, MAX_JOB_ROWS)
+        for piece in slices:
+            piece.request.in_jobs += 1
+        return self._job(slices) if slices else None
+
+    def _drop_refused(self, job: Job, out: list[Action]) -> None:
+        """Rows whose request was refused or whose client left while they waited for a second try."""
+        for piece in list(job.slices):
+            if piece.request.abandoned:
+                job.slices.remove(piece)
+                piece.request.in_jobs -= 1
+                self._settle(piece.request, out)
+        job.weigh()
+
+    def _job(self, slices: list[Slice], deaths: int = 0) -> Job:
+        self._next_job += 1
+        return Job(self._next_job, slices, deaths)
+
+    def _give(self, number: int, worker: Worker, job: Job, now: float, out: list[Action]) -> None:
+        worker.jobs.append(job)
+        if len(worker.jobs) == 1:
+            self._start_clock(job, now)
+        self.counters.jobs += 1
+        out.append(SendJob(number, wire.Job(job.id, tuple(self._part(s) for s in job.slices))))
+
+    def _start_clock(self, job: Job, now: float) -> None:
+        job.hung_at = now + max(self.rules.hang_s, HANG_FACTOR * self.cost.ms(job.units) / 1e3)
+
+    def _part(self, piece: Slice) -> wire.Part:
+        request, ask = piece.request, piece.request.ask
+        session = request.session
+        texts = ask.texts if len(piece.rows) == 1 == len(ask.texts) else tuple([ask.texts[row] for row in piece.rows])
+        return wire.Part(
+            session.segment if ask.offset is not None else "",
+            session.segment_bytes,
+            ask.offset or 0,
+            request.dim,
+            piece.rows,
+            texts,
+            ask.prompt_name,
+            ask.normalize,
+            ask.truncate,
+        )
+
+    def _finished(self, event: Finished, now: float, out: list[Action]) -> None:
+        worker = self.workers.get(event.worker)
+        if worker is None or not worker.jobs or worker.jobs[0].id != event.done.id:
+            self.counters.late_answers += 1
+            return
+        job = worker.jobs.popleft()
+        if worker.jobs:
+            self._start_clock(worker.jobs[0], now)
+        worker.jobs_done += 1
+        worker.rows_done += job.rows()
+        self.cost.learn(job.units, event.done.run_ms)
+        failures: dict[int, Failure] = {}
+        for failure in event.done.failures:
+            failures.setdefault(failure.part, failure)
+        payload = memoryview(event.payload)
+        for i, piece in enumerate(job.slices):
+            tokens = event.done.tokens[i] if i < len(event.done.tokens) else 0
+            payload = self._rows_done(piece, tokens, payload)
+            self._piece_ended(piece, failures.get(i), out)
+
+    def _rows_done(self, piece: Slice, tokens: int, payload: memoryview) -> memoryview:
+        """Books a slice's rows; returns the payload behind its inline rows."""
+        request = piece.request
+        request.done_rows += len(piece.rows)
+        request.tokens += tokens
+        self.counters.tokens += tokens
+        if request.inline is None:
+            return payload
+        width = request.dim * wire.FLOAT_BYTES
+        for i, row in enumerate(piece.rows):
+            request.inline[row * width : (row + 1) * width] = payload[i * width : (i + 1) * width]
+        return payload[len(piece.rows) * width :]
+
+    def _piece_ended(self, piece: Slice, failure: Failure | None, out: list[Action]) -> None:
+        request = piece.request
+        request.in_jobs -= 1
+        if failure is not None:
+            refusal = Refused(request.ask.id, failure.code, failure.message, row=failure.row)
+            self._refuse(request, refusal, out)
+        elif not request.in_jobs:
+            self._settle(request, out)
+
+    # ── deaths ──
+
+    def _lost(self, number: int, out: list[Action]) -> None:
+        worker = self.workers.pop(number, None)
+        if worker is None:
+            return
+        jobs = list(worker.jobs)
+        for ahead in reversed(jobs[1:]):  # not begun: it is no suspect
+            self.retries.appendleft(ahead)
+        self.counters.requeued += len(jobs)
+        if not jobs:
+            return
+        suspect = jobs[0]
+        suspect.deaths += 1
+        if suspect.deaths < 2:
+            self.retries.appendleft(suspect)
+        elif suspect.rows() > 1:
+            self.retries.extendleft(reversed(self._halves(suspect)))
+        else:
+            self._poison(suspect.slices[0], out)
+
+    def _halves(self, job: Job) -> list[Job]:
+        """The suspects in two jobs, each with one death to its name: one more splits it again."""
+        pairs = [(s.request, row) for s in job.slices for row in s.rows]
+        middle = len(pairs) // 2
+        for piece in job.slices:
+            piece.request.in_jobs -= 1
+        halves = []
+        for part in (pairs[:middle], pairs[middle:]):
+            rows_of: dict[Request, list[int]] = {}
+            for request, row in part:
+                rows_of.setdefault(request, []).append(row)
+            slices = [Slice(request, tuple(rows)) for request, rows in rows_of.items()]
+            for piece in slices:
+                piece.request.in_jobs += 1
+            halves.append(self._job(slices, deaths=1))
+        return halves
+
+    def _poison(self, piece: Slice, out: list[Action]) -> None:
+        row = piece.rows[0]
+        failure = Failure(0, row, "poison_row", f"text {row} ended every worker that read it; the other texts are fine")
+        self._piece_ended(piece, failure, out)
+
+    # ── invariants ──
+
+    def check(self) -> None:
+        """Raises AssertionError where a rule does not hold. For tests: linear in all that is open."""
+        given = [job for worker in self.workers.values() for job in worker.jobs] + list(self.retries)
+        assert len({job.id for job in given}) == len(given), "a job is in two places"
+        for worker in self.workers.values():
+            assert len(worker.jobs) <= DEPTH
+        held: dict[tuple[int, int], int] = {}
+        for job in given:
+            for piece in job.slices:
+                for row in piece.rows:
+                    held[id(piece.request), row] = held.get((id(piece.request), row), 0) + 1
+        assert all(n == 1 for n in held.values()), "a row is in two jobs"
+        queued = list(self.queue)
+        assert len({id(r) for r in queued}) == len(queued)
+        assert self.queue.rows == sum(len(r.waiting) for r in queued)
+        assert self.queue.units == sum(r.units[row] for r in queued for row in r.waiting)
+        assert self.queue.nbytes == sum(r.nbytes for r in queued)
+        for request in self._all_open():
+            mine = [s for job in given for s in job.slices if s.request is request]
+            assert len(mine) == request.in_jobs, "in_jobs is not the number of slices in jobs"
+            if request.refusal is None:
+                in_jobs = sum(len(s.rows) for s in mine)
+                assert in_jobs + len(request.waiting) + request.done_rows == len(request.units), "a row was lost"
+            else:
+                assert not request.waiting, "refused but still waiting"
+            assert request.in_jobs or request.waiting, "open, but nothing is coming"
+            assert not request.waiting or any(r is request for r in queued)

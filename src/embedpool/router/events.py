@@ -1,0 +1,114 @@
+"""What the router core is told, and what it asks for. Frozen values; server.Server makes the first and carries out the second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from embedpool import protocol as wire
+from embedpool.protocol import Done, Embed, Refused, Vectors
+
+# ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session begins. `segment` is "" for a session without shared memory."""
+
+    session: bytes
+    segment: str
+    segment_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The session's client said bye, or is gone."""
+
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    session: bytes
+    ask: Embed
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    session: bytes
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A worker can take jobs; `worker` is a number never used before in this pool."""
+
+    worker: int
+    unit_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The worker was reaped: it will never write again."""
+
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A worker's `done`, with the inline rows behind it."""
+
+    worker: int
+    done: Done
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    """Take no new requests; say Drained when all are answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No worker can be started any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time named by `next_deadline` has come."""
+
+
+Event: TypeAlias = Opened | Closed | Asked | CancelAsked | Joined | Lost | Finished | DrainAsked | Failed | Tick
+
+# ── actions ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class SendJob:
+    worker: int
+    job: wire.Job
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    session: bytes
+    message: Vectors | Refused
+    payload: bytes | bytearray = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Every request was answered after DrainAsked."""
+
+
+Action: TypeAlias = SendJob | Reply | Kill | Drained

@@ -1,0 +1,290 @@
+"""The router process: one poll loop that turns frames into events for the core, and carries its actions out.
+
+The only ROUTER sockets of the project are here: one for clients, one for workers. No decision about a request is taken
+here, no client is ever waited for, no model is loaded and no segment mapped. Ends when the supervisor does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+
+import zmq
+
+from embedpool import control
+from embedpool import protocol as wire
+from embedpool.errors import Overloaded, ProtocolError
+from embedpool.protocol import Refused
+from embedpool.router import events as ev
+from embedpool.router.core import Core
+from embedpool.router.sessions import Sessions
+from embedpool.router.spec import RouterSpec
+from embedpool.router.status import status
+
+log = logging.getLogger("embedpool.router")
+
+READ_AT_ONCE = 256  # messages per socket and turn: bounds how long one busy peer keeps the others waiting
+UPKEEP_S = 0.5  # how often clients are looked at for having gone
+HANDSHAKE_MS = 2000  # a connection that does not speak ZMTP is closed after this
+QUEUED_ANSWERS = 20_000  # per client that does not read; beyond, its session is closed
+
+
+class Server:
+    """Owns sockets, sessions and core. `run` returns when the supervisor's end of `link` is closed."""
+
+    def __init__(self, spec: RouterSpec, link: socket.socket) -> None:
+        self.spec = spec
+        self.link = link
+        self.id = int.from_bytes(os.urandom(6), "big")
+        # Job numbers start at a random place: a worker's late answer to a router that died names no job of this one.
+        self.core = Core(spec.model, spec.admission, first_job=self.id << 14)
+        self.sessions = Sessions(
+            Path(spec.segments) if spec.segments else None,
+            spec.max_sessions,
+            spec.max_segment_bytes,
+            spec.max_shm_bytes,
+            spec.session_idle_s,
+        )
+        self.spawned: dict[int, control.Spawned] = {}
+        self.waiting: dict[int, wire.Ready] = {}  # said ready before the supervisor told of them
+        self.started_at = time.monotonic()
+        self._ended = False
+        self._upkeep_at = 0.0
+
+    # ── the loop ──
+
+    def run(self) -> None:
+        context = zmq.Context()
+        try:
+            self.clients = self._bind(context, self.spec.endpoint, 0o660, self.spec.max_request_bytes)
+            self.workers = self._bind(context, self.spec.workers_endpoint, 0o600, -1)
+        except zmq.ZMQError as error:
+            control.say(self.link, control.CannotBind(f"cannot listen on {self.spec.endpoint}: {error.strerror}"))
+            return
+        control.say(self.link, control.Bound())
+        try:
+            self._loop()
+        finally:
+            self.sessions.close_all()
+            context.destroy(linger=200)
+            for endpoint in (self.spec.endpoint, self.spec.workers_endpoint):
+                if endpoint.startswith("ipc://"):
+                    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+
+    def _bind(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, mode: int, most: int) -> zmq.Socket[bytes]:
+        sock = context.socket(zmq.ROUTER)
+        sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        sock.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        sock.setsockopt(zmq.MAXMSGSIZE, most)
+        sock.setsockopt(zmq.LINGER, 0)
+        sock.setsockopt(zmq.SNDHWM, QUEUED_ANSWERS)
+        sock.setsockopt(zmq.RCVHWM, QUEUED_ANSWERS)
+        sock.setsockopt(zmq.BACKLOG, 512)
+        old = os.umask(0o777 & ~mode)  # bind creates the socket with 0777 & ~umask: never more open than it will be
+        try:
+            sock.bind(endpoint)
+        finally:
+            os.umask(old)
+        return sock
+
+    def _loop(self) -> None:
+        poller = zmq.Poller()
+        for readable in (self.workers, self.clients, self.link):
+            poller.register(readable, zmq.POLLIN)
+        while not self._ended:
+            ready = dict(poller.poll(self._patience_ms()))
+            # Workers first: an answer that has arrived counts before the news of its worker's death.
+            if self.workers in ready:
+                self._read_workers()
+            if self.clients in ready:
+                self._read_clients()
+            if self.link.fileno() in ready:
+                self._read_link()
+            now = time.monotonic()
+            due = self.core.next_deadline()
+            if due is not None and due <= now:
+                self._handle(ev.Tick())
+            if now >= self._upkeep_at:
+                self._upkeep(now)
+
+    def _patience_ms(self) -> int:
+        now = time.monotonic()
+        due = min(self._upkeep_at, self.core.next_deadline() or self._upkeep_at)
+        return max(0, min(1000, int((due - now) * 1e3) + 1))
+
+    def _handle(self, event: ev.Event) -> None:
+        for action in self.core.handle(event, time.monotonic()):
+            match action:
+                case ev.SendJob():
+                    self._send(self.workers, b"w%d" % action.worker, wire.encode(action.job))
+                case ev.Reply():
+                    if not self._send(self.clients, action.session, wire.encode(action.message), action.payload):
+                        self._close(action.session, "it does not take its answers")
+                case ev.Kill():
+                    log.warning("worker hung: %s", action.reason, extra={"worker": action.worker})
+                    control.say(self.link, control.WorkerHung(action.worker, action.reason))
+                case ev.Drained():
+                    control.say(self.link, control.WorkDone())
+
+    def _send(self, sock: zmq.Socket[bytes], to: bytes, frame: bytes, payload: bytes | bytearray = b"") -> bool:
+        """False when the peer is gone or its queue is full. Never waits."""
+        try:
+            sock.send(to, zmq.SNDMORE | zmq.NOBLOCK)
+            if payload:
+                sock.send(frame, zmq.SNDMORE | zmq.NOBLOCK)
+                sock.send(payload, zmq.NOBLOCK)
+            else:
+                sock.send(frame, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
+
+    def _receive(self, sock: zmq.Socket[bytes]) -> tuple[bytes, bytes, bytes] | None:
+        """(sender, frame, payload) of one message; frames beyond are read and dropped. None when none has arrived."""
+        try:
+            sender = sock.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        frame = sock.recv() if sock.rcvmore else b""
+        payload = b""
+        if sock.rcvmore:
+            payload = sock.recv()
+            while sock.rcvmore:
+                sock.recv()
+        return sender, frame, payload
+
+    # ── clients ──
+
+    def _read_clients(self) -> None:
+        for _ in range(READ_AT_ONCE):
+            found = self._receive(self.clients)
+            if found is None:
+                return
+            sender, frame, _ = found
+            try:
+                message = wire.decode(frame) if frame else None
+            except ProtocolError as error:
+                refusal = Refused(error.request, error.code, error.message, row=error.row)
+                self._send(self.clients, sender, wire.encode(refusal))
+                continue
+            self._from_client(sender, message, len(frame))
+
+    def _from_client(self, sender: bytes, message: wire.Message | None, nbytes: int) -> None:
+        seat = self.sessions.seats.get(sender)
+        if isinstance(message, wire.Hello):
+            self._welcome(sender, message)
+            return
+        if isinstance(message, wire.AskStatus):
+            body = json.dumps(status(self))
+            self._send(self.clients, sender, wire.encode(wire.Status(message.id, body)))
+            return
+        if seat is None:
+            if not isinstance(message, wire.Bye):
+                self._send(self.clients, sender, wire.encode(wire.Who(self.id)))
+            return
+        seat.seen_at = time.monotonic()
+        match message:
+            case wire.Embed():
+                self._handle(ev.Asked(sender, message, nbytes))
+            case wire.Cancel():
+                self._handle(ev.CancelAsked(sender, message.id))
+            case wire.Ping():
+                self._send(self.clients, sender, wire.encode(wire.Pong(message.id)))
+            case wire.Bye():
+                self._close(sender, "bye")
+            case None:
+                pass  # the probe of a connection that was made again: the session goes on
+            case _:
+                refusal = Refused(None, ProtocolError.code, f"a client does not send {message.kind}")
+                self._send(self.clients, sender, wire.encode(refusal))
+
+    def _welcome(self, sender: bytes, hello: wire.Hello) -> None:
+        self._close(sender, "hello again")
+        try:
+            warning = self.sessions.open(sender, hello, time.monotonic())
+        except Overloaded as error:
+            refusal = Refused(None, error.code, error.message, retryable=True, retry_after_ms=error.retry_after_ms)
+            self._send(self.clients, sender, wire.encode(refusal))
+            return
+        segment = self.sessions.seats[sender].segment
+        rules = self.spec.admission
+        limits = wire.Limits(
+            rules.max_request_rows, self.spec.max_request_bytes, rules.max_text_chars, rules.max_inline_bytes
+        )
+        path, size = (str(segment.path), segment.size) if segment else ("", 0)
+        welcome = wire.Welcome(wire.VERSION, limits, (self.spec.model,), path, size, warning)
+        self._handle(ev.Opened(sender, segment.name if segment else "", size))
+        self._send(self.clients, sender, wire.encode(welcome))
+
+    def _close(self, sender: bytes, reason: str) -> None:
+        if sender not in self.sessions.seats:
+            return
+        name = self.sessions.close(sender)
+        self._handle(ev.Closed(sender))
+        log.debug("session closed: %s", reason)
+        if name:
+            for worker in self.core.workers:
+                self._send(self.workers, b"w%d" % worker, wire.encode(wire.Forget((name,))))
+
+    def _upkeep(self, now: float) -> None:
+        self._upkeep_at = now + UPKEEP_S
+        busy = {key for key, session in self.core.sessions.items() if session.open}
+        for key in self.sessions.gone(now, busy):
+            self._close(key, "its client is gone")
+
+    # ── workers ──
+
+    def _read_workers(self) -> None:
+        for _ in range(READ_AT_ONCE):
+            found = self._receive(self.workers)
+            if found is None:
+                return
+            sender, frame, payload = found
+            number = int(sender[1:])
+            message = wire.decode(frame) if frame else None
+            if isinstance(message, wire.Done):
+                self._handle(ev.Finished(number, message, payload))
+            elif isinstance(message, wire.Ready):
+                self.waiting[number] = message
+                self._join(number)
+            elif number not in self.core.workers:
+                self._send(self.workers, sender, wire.encode(wire.Who(self.id)))
+
+    def _join(self, number: int) -> None:
+        if number in self.waiting and number in self.spawned:
+            ready = self.waiting.pop(number)
+            self._handle(ev.Joined(number, ready.unit_ms))
+            control.say(self.link, control.WorkerJoined(number))
+
+    # ── supervisor ──
+
+    def _read_link(self) -> None:
+        try:
+            for note in control.heard(self.link):
+                match note:
+                    case control.Spawned():
+                        self.spawned[note.worker] = note
+                        self._join(note.worker)
+                    case control.Reaped():
+                        self._reaped(note)
+                    case control.Drain():
+                        self._handle(ev.DrainAsked())
+                    case control.GivenUp():
+                        self._handle(ev.Failed(note.reason))
+                    case _:
+                        log.error("the supervisor does not say %s", type(note).__name__)
+        except EOFError:
+            self._ended = True
+
+    def _reaped(self, note: control.Reaped) -> None:
+        # Whatever the worker still sent lies in the socket by now: read it before its jobs are given out again.
+        self._read_workers()
+        self.spawned.pop(note.worker, None)
+        self.waiting.pop(note.worker, None)
+        self._handle(ev.Lost(note.worker, note.reason))

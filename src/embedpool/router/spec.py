@@ -1,0 +1,36 @@
+"""What the supervisor tells a router at its start; passed on as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from embedpool.protocol import ModelCard
+from embedpool.router.admission import Admission
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSpec:
+    """What the supervisor tells a router at its start."""
+
+    endpoint: str
+    workers_endpoint: str
+    segments: str  # directory, "" for none
+    model: ModelCard
+    admission: Admission
+    max_sessions: int
+    max_segment_bytes: int
+    max_shm_bytes: int
+    max_request_bytes: int
+    session_idle_s: float
+    pool: dict[str, str]  # shown in status as it is
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> RouterSpec:
+        fields = json.loads(text)
+        card = fields.pop("model")
+        card["prompts"] = tuple(card["prompts"])
+        return RouterSpec(model=ModelCard(**card), admission=Admission(**fields.pop("admission")), **fields)

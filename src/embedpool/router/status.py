@@ -1,0 +1,59 @@
+"""What `status` answers: one JSON document, made from the server's state. Reads, never changes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedpool.router.server import Server
+
+
+def status(server: Server) -> dict[str, Any]:
+    """Keys are part of the interface of `embedpool status --json`; see docs/protocol.md."""
+    core, sessions = server.core, server.sessions
+    return {
+        "state": _state(server),
+        "reason": core.failed,
+        "uptime_s": round(time.monotonic() - server.started_at, 3),
+        "pool": {**server.spec.pool, "endpoint": server.spec.endpoint},
+        "model": asdict(server.spec.model),
+        "workers": [_worker(server, number) for number in sorted(server.spawned, key=lambda n: server.spawned[n].index)],
+        "queue": {
+            "requests": len(core.queue),
+            "rows": core.queue.rows,
+            "bytes": core.queue.nbytes,
+            "estimated_ms": round(core.cost.ms(core.queue.units), 3),
+        },
+        "sessions": {
+            "open": len(sessions.seats),
+            "requests_open": sum(len(s.open) for s in core.sessions.values()),
+            "segments": sum(seat.segment is not None for seat in sessions.seats.values()),
+            "segment_bytes": sessions.used_bytes,
+        },
+        "counters": asdict(core.counters),
+    }
+
+
+def _state(server: Server) -> str:
+    if server.core.failed:
+        return "failed"
+    if server.core.draining:
+        return "draining"
+    return "serving" if server.core.workers else "starting"
+
+
+def _worker(server: Server, number: int) -> dict[str, Any]:
+    spawned = server.spawned[number]
+    worker = server.core.workers.get(number)
+    state = "starting" if worker is None else "hung" if worker.killed else "busy" if worker.jobs else "idle"
+    return {
+        "index": spawned.index,
+        "pid": spawned.pid,
+        "cores": list(spawned.cores),
+        "state": state,
+        "restarts": spawned.restarts,
+        "jobs_done": worker.jobs_done if worker else 0,
+        "rows_done": worker.rows_done if worker else 0,
+    }

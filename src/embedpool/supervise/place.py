@@ -1,0 +1,121 @@
+"""The runtime directory: made, locked, swept, left clean. Called by the supervisor only.
+
+Rules
+1. One pool per directory, by a flock that the kernel drops with the process; its file names the holder.
+2. Only the holder of the lock deletes anything in the directory.
+3. The lock file is unlinked by its holder at the end; a starter therefore checks, once it has the lock, that the file it
+   locked is still the one in the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedpool.errors import AlreadyRunning, ConfigError
+from embedpool.shm.segment import sweep
+from embedpool.supervise.processes import end_recorded
+
+LOCK, RECORD, SEGMENTS, WORKERS = "lock", "processes.json", "segments", "workers.sock"
+
+
+@dataclass(slots=True)
+class Place:
+    """A locked runtime directory. `found` says in words what a pool that was killed had left here, "" if nothing."""
+
+    path: Path
+    lock: int
+    found: str
+
+    @property
+    def segments(self) -> Path:
+        return self.path / SEGMENTS
+
+    @property
+    def record(self) -> Path:
+        return self.path / RECORD
+
+    @property
+    def workers_endpoint(self) -> str:
+        return f"ipc://{self.path / WORKERS}"
+
+    def leave(self) -> None:
+        """Removes all that is ours; the directory itself too, if it is empty then."""
+        sweep(self.segments)
+        for path in (self.record, self.path / WORKERS, self.path / LOCK):
+            path.unlink(missing_ok=True)
+        for directory in (self.segments, self.path):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+        os.close(self.lock)
+
+
+def enter(path: Path, endpoint: str) -> Place:
+    """Makes, locks and sweeps the directory.
+
+    Raises AlreadyRunning naming the process that holds it or serves the endpoint; ConfigError when it cannot be used.
+    """
+    try:
+        path.mkdir(mode=0o750, parents=True, exist_ok=True)
+        status = path.stat()
+        if status.st_uid != os.geteuid():
+            raise ConfigError(f"runtime directory {path} belongs to another user: choose another --runtime-dir")
+        if stat.S_IMODE(status.st_mode) & 0o022:
+            raise ConfigError(f"runtime directory {path} can be written by others: chmod 750 {path}")
+        lock = _lock(path)
+    except OSError as error:
+        raise ConfigError(f"runtime directory {path} cannot be used: {error.strerror}") from error
+    try:
+        return Place(path, lock, _swept(path, endpoint))
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _lock(path: Path) -> int:
+    while True:
+        fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 200, 0).decode(errors="replace").strip() or "another process"
+            os.close(fd)
+            raise AlreadyRunning(f"a pool already runs on {path}: {holder}. Stop it, or give --runtime-dir") from None
+        try:
+            if os.stat(path / LOCK).st_ino == os.fstat(fd).st_ino:
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"process {os.getpid()}\n".encode(), 0)
+                return fd
+        except FileNotFoundError:
+            pass  # the holder before us unlinked it just now: lock the new one
+        os.close(fd)
+
+
+def _swept(path: Path, endpoint: str) -> str:
+    processes = end_recorded(path / RECORD)
+    if endpoint.startswith("ipc://"):
+        _free(Path(endpoint.removeprefix("ipc://")))
+    (path / WORKERS).unlink(missing_ok=True)
+    (path / SEGMENTS).mkdir(mode=0o750, exist_ok=True)
+    segments = sweep(path / SEGMENTS)
+    if not processes and not segments:
+        return ""
+    return f"a pool that was killed had left {processes} processes and {segments} segments here: removed"
+
+
+def _free(path: Path) -> None:
+    """Unlinks a socket that nobody listens on. ZeroMQ's bind would take a living one away from its owner without a word."""
+    if not path.exists():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+            return
+    raise AlreadyRunning(f"another process already listens on {path}: stop it, or give another --endpoint")

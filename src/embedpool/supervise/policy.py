@@ -1,0 +1,44 @@
+"""When a child that ended is started again, and when the pool gives up. Pure: `now` is an argument.
+
+The first restart is at once, so that one crash costs no more than a start. Children that keep ending wait longer each time,
+up to LONGEST_WAIT_S; one that served for HEALTHY_S starts with a clean record. A worker that has never been ready on any try
+gives up after START_TRIES: its model cannot be loaded, and trying for ever would hide that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 10.0
+HEALTHY_S = 30.0
+START_TRIES = 3
+
+
+@dataclass(slots=True)
+class Restarts:
+    """One child's record."""
+
+    tries_without_ready: int = 0
+    ends_in_a_row: int = 0
+    total: int = 0
+    ready_at: float | None = None
+
+    def ready(self, now: float) -> None:
+        self.ready_at = now
+        self.tries_without_ready = 0
+
+    def ended(self, now: float) -> float | None:
+        """Seconds until the next start, or None: give up."""
+        if self.ready_at is None:
+            self.tries_without_ready += 1
+        elif now - self.ready_at >= HEALTHY_S:
+            self.ends_in_a_row = 0
+        self.ready_at = None
+        self.total += 1
+        self.ends_in_a_row += 1
+        if self.tries_without_ready >= START_TRIES:
+            return None
+        if self.ends_in_a_row == 1:
+            return 0.0
+        return min(FIRST_WAIT_S * 2.0 ** (self.ends_in_a_row - 2), LONGEST_WAIT_S)

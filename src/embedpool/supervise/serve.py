@@ -1,0 +1,105 @@
+"""`serve` from configuration to exit status: what the command line and a private pool both run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from embedpool.config import Config, is_tmpfs
+from embedpool.errors import ModelError
+from embedpool.models.spec import ModelSpec
+from embedpool.supervise.cores import CorePlan, plan, read_machine
+from embedpool.supervise.place import Place, enter
+from embedpool.supervise.supervisor import Programs, Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What is known once the first answer could be given."""
+
+    endpoint: str
+    model: ModelSpec
+    plan: CorePlan
+
+
+def serve(
+    config: Config,
+    on_ready: Callable[[Started], None],
+    warn: Callable[[str], None],
+    owner_fd: int = -1,
+    programs: Programs | None = None,
+) -> int:
+    """Runs a pool until it is told to stop; returns the exit status.
+
+    Raises ConfigError, AlreadyRunning and ModelError before any worker is started. SIGTERM and SIGINT stop it: with a drain
+    once it serves, at once before. `owner_fd` ends it when the other end is closed.
+    """
+    with _stoppable(), _place(config) as place:
+        if place.found:
+            warn(place.found)
+        if config.endpoint_url().startswith("ipc://") and not is_tmpfs(place.path):
+            warn(f"{place.path} is not on a tmpfs: shared memory there is written to disk; choose another --runtime-dir")
+        model = resolve_in_child(config)
+        cores = plan(read_machine(), config.workers, config.threads_per_worker)
+        started = Started(config.endpoint_url(), model, cores)
+        supervisor = Supervisor(config, model, place, cores, lambda: on_ready(started))
+        supervisor.owner_fd = owner_fd
+        supervisor.programs = programs or Programs()
+        return supervisor.run()
+
+
+@contextmanager
+def _place(config: Config) -> Iterator[Place]:
+    place = enter(config.runtime_path(), config.endpoint_url())
+    try:
+        yield place
+    finally:
+        place.leave()
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM before the supervisor's loop runs ends the process by the same path as an exception: nothing is left."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(0)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def resolve_in_child(config: Config) -> ModelSpec:
+    """The model's spec, found and tried in a process of its own. Raises ModelError."""
+    wanted = {
+        "model": config.model,
+        "onnx_file": config.onnx_file,
+        "pooling": config.pooling,
+        "max_tokens": config.max_tokens,
+        "cache": str(config.cache_path()),
+    }
+    lifeline, lifeline_end = os.pipe()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "embedpool.models", json.dumps(wanted), str(lifeline)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            pass_fds=(lifeline,),
+            check=False,
+        )
+    finally:
+        os.close(lifeline)
+        os.close(lifeline_end)
+    answer = json.loads(done.stdout or "{}")
+    if "spec" in answer:
+        return ModelSpec.from_json(answer["spec"])
+    raise ModelError(answer.get("error") or f"{config.model} ended the process that tried it (status {done.returncode})")

@@ -1,0 +1,39 @@
+"""Which rows run together. Pure.
+
+Measured (MiniLM fp32, one core): 8 tokens run at 2,900 tokens/s alone and 5,500 in a batch of 128 tokens; 64 tokens at
+5,200 and 5,500; 256 tokens alone at 4,600 and four of them at 3,900. So batches of about BATCH_TOKENS tokens, of rows of
+like length, and a long row alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+BATCH_TOKENS = 128
+LEAST_FILL = 0.85  # a row shorter than this share of the batch's width starts a batch of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows (indices into the lengths given) that run as one matrix of `width` tokens each."""
+
+    rows: tuple[int, ...]
+    width: int
+
+
+def micro_batches(lengths: Sequence[int]) -> list[Batch]:
+    """Every row in exactly one batch, longest first; padding is at most 15 % of any row's width."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    batches: list[Batch] = []
+    start = 0
+    while start < len(order):
+        width = max(lengths[order[start]], 1)
+        stop = start + 1
+        while stop < len(order) and (stop - start + 1) * width <= BATCH_TOKENS:
+            if lengths[order[stop]] < LEAST_FILL * width:
+                break
+            stop += 1
+        batches.append(Batch(tuple(order[start:stop]), width))
+        start = stop
+    return batches

@@ -1,0 +1,115 @@
+"""The worker process: pin, load, warm up, say ready, then one job after the other until the supervisor is gone.
+
+A worker trusts the router, which is ours, and no one else speaks to it. It holds no state that matters: killed at any
+instant, its jobs run again elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+
+from embedpool import protocol as wire
+from embedpool.errors import ModelError
+from embedpool.lifeline import end_with
+from embedpool.models.encoding import Encoder
+from embedpool.models.spec import ModelSpec
+from embedpool.router.cost import CHARS_PER_TOKEN, ROW_UNITS
+from embedpool.shm.segment import WriteMap
+from embedpool.worker.job import Model, run_job
+from embedpool.worker.spec import WorkerSpec
+
+log = logging.getLogger("embedpool.worker")
+
+WARM_UP_TOKENS = (8, 32, 128)  # the shapes that most requests have: allocates the arena, touches every weight
+RECONNECT_MS = 20
+
+
+def load(spec: ModelSpec, threads: int) -> Encoder:
+    """The encoder that a spec asks for. Raises ModelError."""
+    if not spec.onnx:
+        from embedpool.models.echo import EchoEncoder
+
+        return EchoEncoder(spec)
+    from embedpool.models.encoder import OnnxEncoder
+
+    return OnnxEncoder(spec, threads)
+
+
+def serve(spec: WorkerSpec, make_encoder: Callable[[ModelSpec, int], Encoder] = load) -> None:
+    """Runs until the process is ended. `make_encoder` is the seam for tests that need a model that misbehaves."""
+    if spec.cores:
+        os.sched_setaffinity(0, spec.cores)  # before the session is created: its threads inherit the mask
+    encoder = make_encoder(spec.model, spec.threads)
+    unit_ms = warm_up(encoder, spec.model.max_tokens)
+    model = Model(encoder, spec.model.prompts, spec.model.default_prompt, spec.model.max_tokens)
+    maps: dict[str, WriteMap] = {}
+    directory = Path(spec.segments)
+
+    def open_segment(name: str, size: int) -> WriteMap:
+        if name not in maps:
+            maps[name] = WriteMap(directory, name, size)
+        return maps[name]
+
+    sock = _connect(spec)
+    while True:
+        match wire.decode(sock.recv()):
+            case wire.Job() as job:
+                started = time.perf_counter()
+                outcome = run_job(job, model, open_segment)
+                ms = (time.perf_counter() - started) * 1e3
+                done = wire.Done(job.id, ms, tuple(outcome.tokens), tuple(outcome.failures))
+                sock.send(wire.encode(done), zmq.SNDMORE if outcome.payload else 0)
+                if outcome.payload:
+                    sock.send(outcome.payload)
+            case wire.Forget() as forget:
+                for name in forget.segments:
+                    maps.pop(name, None)
+            case wire.Who():
+                # A new router, or our first: whatever was mapped belonged to sessions of the one before.
+                maps.clear()
+                sock.send(wire.encode(wire.Ready(spec.worker, os.getpid(), unit_ms)))
+            case other:
+                log.error("a router does not send %s", other.kind)
+
+
+def _connect(spec: WorkerSpec) -> zmq.Socket[bytes]:
+    sock = zmq.Context().socket(zmq.DEALER)
+    sock.setsockopt(zmq.ROUTING_ID, b"w%d" % spec.worker)
+    sock.setsockopt(zmq.PROBE_ROUTER, 1)  # an empty message at every connection: a router that does not know us asks who
+    sock.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+    sock.setsockopt(zmq.LINGER, 0)
+    sock.connect(spec.endpoint)
+    return sock
+
+
+def warm_up(encoder: Encoder, max_tokens: int) -> float:
+    """Runs the usual shapes twice and returns the measured milliseconds per unit of work (router.cost)."""
+    unit_ms = 0.0
+    for n in WARM_UP_TOKENS:
+        text = "warm " * n
+        rows = encoder.tokens([text], truncate=True)
+        rows[0] = rows[0][: min(n, max_tokens)]
+        for _ in range(2):
+            started = time.perf_counter()
+            encoder.run(rows, len(rows[0]))
+            ms = (time.perf_counter() - started) * 1e3
+        unit_ms = ms / (len(rows[0]) * CHARS_PER_TOKEN + ROW_UNITS)
+    return unit_ms
+
+
+def main(argv: list[str], make_encoder: Callable[[ModelSpec, int], Encoder] = load) -> int:
+    """`argv` is [SPEC_JSON, LIFELINE_FD]. Returns 3 when the model cannot be loaded; otherwise does not return."""
+    logging.basicConfig(format="embedpool worker: %(message)s", level=logging.WARNING)
+    end_with(int(argv[1]))
+    try:
+        serve(WorkerSpec.from_json(argv[0]), make_encoder)
+    except ModelError as error:
+        log.error("%s", error.message)
+        return 3
+    return 0
