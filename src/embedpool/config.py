@@ -36,12 +36,16 @@ class Config:
     )  # fmt: skip
     max_tokens: int = _row(0, "tokens", "longest text that is read, at most the model's own; 0: the model's own")
     workers: int = _row(0, "processes", "worker processes; auto or 0: one per physical core that this process may use", 0, 512)
-    threads_per_worker: int = _row(1, "threads", "threads, and cores, of one worker: more for latency, 1 for throughput", 1, 256)
+    threads_per_worker: int = _row(
+        1, "threads", "threads, and cores, of one worker: more for latency, 1 for throughput", 1, 256
+    )
     pin: bool = _row(True, "", "pin each worker to its cores")
     endpoint: str = _row("", "", "ipc://PATH or tcp://127.0.0.1:PORT; empty: embedpool.sock in the runtime directory")
     runtime_dir: str = _row("", "", "directory for socket, lock and segments, on tmpfs; empty: see `embedpool config`")
     cache: str = _row("", "", "directory for prepared models; empty: ~/.cache/embedpool")
-    slice_ms: float = _row(20.0, "ms", "longest estimated run of one job: how long a query can wait behind bulk work", 1, 10_000)
+    slice_ms: float = _row(
+        20.0, "ms", "longest estimated run of one job: how long a query can wait behind bulk work", 1, 10_000
+    )
     interactive_rows: int = _row(8, "rows", "requests of at most this many texts count as interactive", 0)
     hang_s: float = _row(10.0, "s", "a worker silent for this long on a job, and 20 times its estimate, is replaced", 0.1)
     drain_s: float = _row(30.0, "s", "at SIGTERM, how long accepted work may take", 0)
@@ -115,7 +119,7 @@ def _read(file: str) -> dict[str, Any]:
 
 
 def _parsed(row: Field[Any], value: Any, origin: str) -> Any:
-    kind = type(row.default)
+    kind: type[Any] = type(row.default)
     if row.name == "workers" and value == "auto":
         return 0
     try:

@@ -1,23 +1,23 @@
 """What supervisor and router say to each other, over a SOCK_SEQPACKET pair that the router inherits.
 
-One JSON object per packet. Both ends are ours, so nothing is validated beyond its shape; the end of file is the sign that
+One msgpack message per packet. Both ends are ours, so nothing is validated beyond its shape; the end of file is the sign that
 the other is gone. The supervisor thereby needs no ZeroMQ, and nothing that a peer sends can reach it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import TypeAlias, get_args
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
 
 PACKET_BYTES = 65_536
 
 
-@dataclass(frozen=True, slots=True)
-class Spawned:
+class Spawned(Struct, frozen=True, tag=True):
     """supervisor → router: a worker was started. `worker` is never used twice, `index` is its place in the pool."""
 
     worker: int
@@ -27,60 +27,53 @@ class Spawned:
     restarts: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reaped:
+class Reaped(Struct, frozen=True, tag=True):
     """supervisor → router: the worker has ended and was waited for: it cannot write any more."""
 
     worker: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(Struct, frozen=True, tag=True):
     """supervisor → router: refuse new requests, say WorkDone when all open ones are answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class GivenUp:
+class GivenUp(Struct, frozen=True, tag=True):
     """supervisor → router: no worker can be started."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(Struct, frozen=True, tag=True):
     """router → supervisor: clients can connect."""
 
 
-@dataclass(frozen=True, slots=True)
-class CannotBind:
+class CannotBind(Struct, frozen=True, tag=True):
     """router → supervisor: it ends, for this reason."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerJoined:
+class WorkerJoined(Struct, frozen=True, tag=True):
     """router → supervisor: the worker takes jobs."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerHung:
+class WorkerHung(Struct, frozen=True, tag=True):
     """router → supervisor: kill and reap it; the answer is Reaped."""
 
     worker: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkDone:
+class WorkDone(Struct, frozen=True, tag=True):
     """router → supervisor: after Drain, every request was answered."""
 
 
 Note: TypeAlias = Spawned | Reaped | Drain | GivenUp | Bound | CannotBind | WorkerJoined | WorkerHung | WorkDone
-_BY_NAME = {cls.__name__: cls for cls in get_args(Note)}
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Note)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -94,7 +87,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 def say(end: socket.socket, note: Note) -> None:
     """Sends one note. If the other end is gone or does not read, that is seen elsewhere (end of file, pidfd)."""
     with contextlib.suppress(OSError):
-        end.send(json.dumps([type(note).__name__, asdict(note)]).encode())
+        end.send(_encoder.encode(note))
 
 
 def heard(end: socket.socket) -> Iterator[Note]:
@@ -108,7 +101,4 @@ def heard(end: socket.socket) -> Iterator[Note]:
             raise EOFError from None
         if not packet:
             raise EOFError
-        name, fields = json.loads(packet)
-        if name == "Spawned":
-            fields["cores"] = tuple(fields["cores"])
-        yield _BY_NAME[name](**fields)
+        yield _decoder.decode(packet)

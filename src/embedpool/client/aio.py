@@ -21,6 +21,7 @@ from embedpool.client.documents import CHUNKS_AHEAD, Assembly, Keywords, options
 from embedpool.client.link import nobody_at, open_link, own_name, receive
 from embedpool.client.sync import CLOSED, CONNECT_S, SEGMENT_BYTES
 from embedpool.config import find_endpoint
+from embedpool.edge import descriptor
 from embedpool.errors import EmbedpoolError, NotRunning, TimedOut
 from embedpool.shm.segment import ReadMap
 
@@ -124,9 +125,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         await self.close()
 
     # ── one request ──
@@ -220,7 +219,7 @@ class AsyncClient:
         assert self._loop is not None
         self._sock = open_link(self.endpoint)
         self._core.heard_at = time.monotonic()
-        self._loop.add_reader(self._sock.getsockopt(zmq.FD), self._drain)
+        self._loop.add_reader(descriptor(self._sock), self._drain)
         self._ticker = self._loop.call_later(PING_AFTER_S, self._tick)
 
     def _drop_link(self) -> None:
@@ -228,7 +227,7 @@ class AsyncClient:
             self._ticker.cancel()
         if self._sock is not None and self._loop is not None:
             if not self._loop.is_closed():
-                self._loop.remove_reader(self._sock.getsockopt(zmq.FD))
+                self._loop.remove_reader(descriptor(self._sock))
             self._sock.close()
         self._sock = None
 

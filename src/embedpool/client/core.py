@@ -26,6 +26,7 @@ from embedpool.protocol import Embed, Limits, ModelCard, Priority
 from embedpool.shm.layout import room_bytes
 
 PING_AFTER_S = 1.0  # of silence while something is open
+NO_LIMITS = Limits(0, 0, 0, 0)  # before the first welcome
 GONE_AFTER_S = 4.0  # of silence: the router is taken for dead, and connected to anew
 
 
@@ -68,7 +69,7 @@ class ClientCore:
     name: str = ""
     state: Literal["away", "greeting", "open"] = "away"
     warning: str = ""
-    limits: Limits = Limits(0, 0, 0, 0)
+    limits: Limits = NO_LIMITS
     models: tuple[ModelCard, ...] = ()
     refused_hello: EmbedpoolError | None = None
     arena: Arena | None = None
@@ -113,9 +114,7 @@ class ClientCore:
         """
         dim = self.check(texts, options)
         if len(texts) > self.limits.request_rows:
-            raise errors.TooLarge(
-                f"{len(texts)} texts in one request, at most {self.limits.request_rows}: use embed_documents"
-            )
+            raise errors.TooLarge(f"{len(texts)} texts in one request, at most {self.limits.request_rows}: use embed_documents")
         ticket = Ticket(next(self._ids), tuple(texts), options, dim, deadline_at)
         if place is not None and place[0].arena is self.arena:
             ticket.lease, ticket.offset, ticket.placed = place[0], place[1], True
@@ -251,9 +250,7 @@ class ClientCore:
         self._finish(vectors.id, result)
 
     def _refused(self, refused: wire.Refused) -> None:
-        error = errors.from_wire(
-            refused.code, refused.message, row=refused.row, retry_after_ms=refused.retry_after_ms
-        )
+        error = errors.from_wire(refused.code, refused.message, row=refused.row, retry_after_ms=refused.retry_after_ms)
         if refused.id is None and self.state != "open":
             self.refused_hello = error
         elif refused.id is not None:

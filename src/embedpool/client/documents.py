@@ -32,8 +32,13 @@ class Keywords(TypedDict, total=False):
     priority: Priority
 
 
+DEFAULTS = Options()
+
+
 def options_of(keywords: Keywords) -> Options:
     """Raises BadRequest for a keyword that does not exist or has a value of the wrong kind."""
+    if not keywords:
+        return DEFAULTS
     unknown = set(keywords) - set(Keywords.__annotations__)
     if unknown:
         raise BadRequest(f"no such keyword: {', '.join(sorted(unknown))}")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import zmq
 
+from embedpool.edge import has_message
+
 RECONNECT_MS, RECONNECT_MOST_MS = 20, 500
 BYE_MS = 100  # how long a closing socket may take to hand over its last message
 
@@ -40,12 +42,11 @@ def open_link(endpoint: str) -> zmq.Socket[bytes]:
 
 def receive(sock: zmq.Socket[bytes]) -> tuple[bytes, bytes] | None:
     """(frame, payload) of one message that has arrived, or None."""
-    try:
-        frame = sock.recv(zmq.NOBLOCK)
-    except zmq.Again:
+    if not has_message(sock):
         return None
+    frame = sock.recv(zmq.NOBLOCK)
     payload = b""
-    while sock.rcvmore:
+    while sock.get(zmq.RCVMORE):
         payload = sock.recv()
     return frame, payload
 

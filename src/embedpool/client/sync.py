@@ -29,6 +29,7 @@ from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, ClientCore, Option
 from embedpool.client.documents import CHUNKS_AHEAD, Assembly, Keywords, options_of
 from embedpool.client.link import nobody_at, open_link, own_name, receive
 from embedpool.config import find_endpoint
+from embedpool.edge import descriptor
 from embedpool.errors import EmbedpoolError, NotRunning, TimedOut
 from embedpool.shm.segment import ReadMap
 
@@ -65,6 +66,7 @@ class Client:
         self._core = ClientCore(ReadMap, self._segment_bytes, own_name())
         self._sock: zmq.Socket[bytes] | None = None
         self._wake = -1
+        self._poll = select.poll()
         self._reading = False
         self._sleepers: deque[Ticket] = deque()
         self._pinged_at = 0.0
@@ -88,7 +90,9 @@ class Client:
         options = options_of(keywords)
         deadline_at = time.monotonic() + timeout_s
         self._connect(deadline_at)
-        return self._vectors(self._await(self._start(tuple(texts) if not isinstance(texts, str) else texts, options, deadline_at)))
+        return self._vectors(
+            self._await(self._start(tuple(texts) if not isinstance(texts, str) else texts, options, deadline_at))
+        )
 
     def embed_query(self, text: str, *, timeout_s: float = 30.0, **keywords: Unpack[Keywords]) -> Vectors:
         """float32[dim]: one text, with the model's query prompt if it has one and `prompt_name` is not given."""
@@ -248,33 +252,30 @@ class Client:
             reader = not self._reading
             if reader:
                 self._reading = True
-                fds = [self._socket().getsockopt(zmq.FD), self._wake]
             else:
                 ticket.waker = ticket.waker or threading.Event()
                 ticket.waker.clear()
                 self._sleepers.append(ticket)
         if reader:
-            self._read(ticket, fds)
+            self._read(ticket)
         elif ticket.waker is not None:
             ticket.waker.wait(max(0.0, ticket.deadline_at - time.monotonic()))
 
-    def _read(self, ticket: Ticket, fds: list[int]) -> None:
+    def _read(self, ticket: Ticket) -> None:
         patience_s = min(PING_AFTER_S, max(0.0, ticket.deadline_at - time.monotonic()))
-        poll = select.poll()
-        for fd in fds:
-            poll.register(fd, select.POLLIN)
-        polled = False
+        ready: list[tuple[int, int]] | None = None
         try:
-            poll.poll(patience_s * 1e3 + 0.999)
-            polled = True
+            ready = self._poll.poll(patience_s * 1e3 + 0.999)
         finally:
             with self._lock:
                 self._reading = False
                 if not self._closed:
-                    self._be_roused()
+                    if ready is None or (self._wake, select.POLLIN) in ready:
+                        self._be_roused()
                     self._drain()
-                    self._keep_alive()
-                if ticket.result is not None or not polled or time.monotonic() >= ticket.deadline_at:
+                    if not ready:
+                        self._keep_alive()
+                if ticket.result is not None or not ready:
                     self._wake_next()
 
     def _wake_next(self) -> None:
@@ -312,6 +313,9 @@ class Client:
     def _open_link(self) -> None:
         self._sock = open_link(self.endpoint)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        for fd in (descriptor(self._sock), self._wake):
+            self._poll.register(fd, select.POLLIN)
         self._core.heard_at = time.monotonic()
 
     def _drop_link(self) -> None:
@@ -355,7 +359,7 @@ class Client:
         while not self._core.is_open:
             with self._lock:
                 self._check_open()
-                fd = self._socket().getsockopt(zmq.FD)
+                fd = descriptor(self._socket())
                 self._drain()
                 if self._core.is_open:
                     return

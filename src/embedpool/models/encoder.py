@@ -13,18 +13,19 @@ from typing import Any
 # Telemetry has been on by default in Linux wheels since 1.29; it is read at import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import numpy as np  # noqa: E402
-import onnxruntime as ort  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
 
-from embedpool.errors import ModelError  # noqa: E402
-from embedpool.models.encoding import Vectors  # noqa: E402
-from embedpool.models.spec import ModelSpec  # noqa: E402
-from embedpool.models.tokenizer import Tokenizer  # noqa: E402
+from embedpool.errors import ModelError
+from embedpool.models.encoding import Vectors
+from embedpool.models.spec import ModelSpec
+from embedpool.models.tokenizer import Tokenizer
 
 TEXT_OUTPUT = "sentence_embedding"  # one vector per text, pooled in the graph
 TOKEN_OUTPUTS = ("last_hidden_state", "token_embeddings")  # one vector per token
 _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
+
 
 def open_session(path: str, threads: int) -> ort.InferenceSession:
     """A session on `threads` threads. Raises ModelError with the runtime's own words where it cannot be loaded."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, get_args
+
+import msgspec
 
 from embedpool.protocol import ModelCard
 
@@ -34,9 +35,8 @@ class ModelSpec:
         return ModelCard(self.name, self.dim, self.max_tokens, self.fingerprint, tuple(self.prompts))
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return msgspec.json.encode(self).decode()
 
     @staticmethod
     def from_json(text: str) -> ModelSpec:
-        values = json.loads(text)
-        return ModelSpec(**{f.name: values[f.name] for f in fields(ModelSpec)})
+        return msgspec.json.decode(text, type=ModelSpec)

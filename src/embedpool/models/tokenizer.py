@@ -16,13 +16,13 @@ from pathlib import Path
 # One core per worker: the library's own thread pool would take all others. Read when the library is first used.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from tokenizers import Tokenizer as _Tokenizer  # noqa: E402
-from tokenizers.models import WordPiece  # noqa: E402
-from tokenizers.normalizers import BertNormalizer  # noqa: E402
-from tokenizers.pre_tokenizers import BertPreTokenizer  # noqa: E402
-from tokenizers.processors import TemplateProcessing  # noqa: E402
+from tokenizers import Tokenizer as _Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
 
-from embedpool.errors import ModelError  # noqa: E402
+from embedpool.errors import ModelError
 
 BERT_UNCASED = "builtin:bert-base-uncased"
 BERT_UNCASED_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import signal
 import socket
@@ -20,6 +21,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     link = socket.socket(fileno=int(sys.argv[2]))
     link.setblocking(False)
+    gc.freeze()  # what was imported lives for ever: keep the collector from walking it
     Server(RouterSpec.from_json(sys.argv[1]), link).run()
 
 

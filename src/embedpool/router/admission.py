@@ -51,15 +51,11 @@ class Admission:
         longest = max(map(len, ask.texts), default=0)
         if longest > self.max_text_chars:
             row = next(i for i, text in enumerate(ask.texts) if len(text) == longest)
-            return Refused(
-                ask.id, "too_large", f"text {row} has {longest} characters, at most {self.max_text_chars}", row=row
-            )
+            return Refused(ask.id, "too_large", f"text {row} has {longest} characters, at most {self.max_text_chars}", row=row)
         needed = room_bytes(rows, ask.dim or model.dim)
         if ask.offset is None:
             if needed > self.max_inline_bytes:
-                return Refused(
-                    ask.id, "too_large", f"{needed} bytes of vectors inline, at most {self.max_inline_bytes}"
-                )
+                return Refused(ask.id, "too_large", f"{needed} bytes of vectors inline, at most {self.max_inline_bytes}")
         elif not fits(ask.offset, needed, segment_bytes):
             return Refused(
                 ask.id,

@@ -30,8 +30,8 @@ from embedpool.router.events import (
     Asked,
     CancelAsked,
     Closed,
-    Drained,
     DrainAsked,
+    Drained,
     Event,
     Failed,
     Finished,
@@ -41,15 +41,17 @@ from embedpool.router.events import (
     Opened,
     Reply,
     SendJob,
-    Tick,
 )
+from embedpool.router.invariants import check
 from embedpool.router.queue import Queue
 from embedpool.router.state import Counters, Job, Request, Session, Slice, Worker
 
 DEPTH = 2  # one job running, one ahead, so that a worker never waits for the router's round trip (about 150 us)
-SWEEP_S = 0.1  # how often waiting requests are looked at for having expired
+SWEEP_S = 0.1  # how often requests are looked at for having expired and workers for being hung
 HANG_FACTOR = 20.0  # a job is hung after this many times its estimate, and never before `hang_s`
 MAX_JOB_ROWS = 256
+SOON_S = 250e-6  # falling asleep and being woken costs a virtual machine about 100 us of that
+
 
 class Core:
     """See the module's rules. `first_job` differs from one router process to the next, so that a worker's late answer to
@@ -66,6 +68,7 @@ class Core:
         self.counters = Counters()
         self.draining = False
         self.failed = ""
+        self.awake_until = 0.0  # an answer is due so soon that sleeping would take longer
         self._drained = False
         self._next_job = first_job
         self._sweep_at = 0.0
@@ -73,11 +76,23 @@ class Core:
     def handle(self, event: Event, now: float) -> list[Action]:
         """One event's consequences. An event about a session or worker that is not known changes nothing."""
         out: list[Action] = []
+        if type(event) is Asked:  # these two are nearly all events
+            self._asked(event, now, out)
+        elif type(event) is Finished:
+            self._finished(event, now, out)
+        else:
+            self._other(event, out)
+        if now >= self._sweep_at:
+            self._expire(now, out)
+        if self.queue.requests or self.retries:
+            self._dispatch(now, out)
+        if self.draining and not self._drained and not self._open_requests():
+            self._drained = True
+            out.append(Drained())
+        return out
+
+    def _other(self, event: Event, out: list[Action]) -> None:
         match event:
-            case Asked():
-                self._asked(event, now, out)
-            case Finished():
-                self._finished(event, now, out)
             case Joined():
                 self.workers[event.worker] = Worker()
                 self.cost.seed(event.unit_ms)
@@ -94,21 +109,15 @@ class Core:
                 self.draining = True
             case Failed():
                 self._fail(event.reason, out)
-            case Tick():
-                pass
-        self._expire(now, out)
-        self._dispatch(now, out)
-        if self.draining and not self._drained and not self._open_requests():
-            self._drained = True
-            out.append(Drained())
-        return out
+            case _:
+                pass  # Tick: handle looks at the time after every event
 
     def next_deadline(self) -> float | None:
         """When `handle(Tick())` is due at the latest; None when nothing waits for time to pass."""
-        hung = [w.jobs[0].hung_at for w in self.workers.values() if w.jobs and not w.killed]
-        if self.queue or self.retries:
-            hung.append(self._sweep_at)
-        return min(hung, default=None)
+        return self._sweep_at if self._busy() else None
+
+    def _busy(self) -> bool:
+        return bool(self.queue.requests or self.retries or any(worker.jobs for worker in self.workers.values()))
 
     # ── requests ──
 
@@ -193,9 +202,7 @@ class Core:
         answer = Vectors(ask.id, len(ask.texts), request.dim, request.tokens, self.model.fingerprint, inline)
         self._reply(session.key, answer, out, request.inline or b"")
 
-    def _reply(
-        self, session: bytes, message: Vectors | Refused, out: list[Action], payload: bytes | bytearray = b""
-    ) -> None:
+    def _reply(self, session: bytes, message: Vectors | Refused, out: list[Action], payload: bytes | bytearray = b"") -> None:
         if isinstance(message, Refused):
             self.counters.refused[message.code] = self.counters.refused.get(message.code, 0) + 1
         else:
@@ -215,12 +222,11 @@ class Core:
 
     def _fail(self, reason: str, out: list[Action]) -> None:
         self.failed = reason
-        for request in list(self._all_open()):
-            self._refuse(
-                request, Refused(request.ask.id, "pool_failed", f"no worker can be started: {reason}"), out
-            )
+        for request in list(self.all_open()):
+            self._refuse(request, Refused(request.ask.id, "pool_failed", f"no worker can be started: {reason}"), out)
 
-    def _all_open(self) -> Iterable[Request]:
+    def all_open(self) -> Iterable[Request]:
+        """Every admitted request that has no answer yet."""
         for session in self.sessions.values():
             yield from session.open.values()
 
@@ -231,8 +237,6 @@ class Core:
             if worker.jobs and not worker.killed and now >= worker.jobs[0].hung_at:
                 worker.killed = True
                 out.append(Kill(number, f"no answer to a job of {worker.jobs[0].rows()} rows"))
-        if now < self._sweep_at:
-            return
         self._sweep_at = now + SWEEP_S
         for request in [r for r in self.queue if r.deadline_at <= now]:
             waited_ms = round((now - request.arrived_at) * 1e3)
@@ -250,11 +254,11 @@ class Core:
                 if not (self.queue or self.retries):
                     return
                 if len(worker.jobs) == depth and not worker.killed:
-                    job = self._next(now, out)
+                    job = self._next(out)
                     if job is not None:
                         self._give(number, worker, job, now, out)
 
-    def _next(self, now: float, out: list[Action]) -> Job | None:
+    def _next(self, out: list[Action]) -> Job | None:
         while self.retries:
             job = self.retries.popleft()
             self._drop_refused(job, out)
@@ -286,7 +290,10 @@ class Core:
         out.append(SendJob(number, wire.Job(job.id, tuple(self._part(s) for s in job.slices))))
 
     def _start_clock(self, job: Job, now: float) -> None:
-        job.hung_at = now + max(self.rules.hang_s, HANG_FACTOR * self.cost.ms(job.units) / 1e3)
+        estimate_s = self.cost.ms(job.units) / 1e3
+        job.hung_at = now + max(self.rules.hang_s, HANG_FACTOR * estimate_s)
+        if estimate_s < SOON_S:
+            self.awake_until = now + SOON_S
 
     def _part(self, piece: Slice) -> wire.Part:
         request, ask = piece.request, piece.request.ask
@@ -389,32 +396,6 @@ class Core:
         failure = Failure(0, row, "poison_row", f"text {row} ended every worker that read it; the other texts are fine")
         self._piece_ended(piece, failure, out)
 
-    # ── invariants ──
-
     def check(self) -> None:
-        """Raises AssertionError where a rule does not hold. For tests: linear in all that is open."""
-        given = [job for worker in self.workers.values() for job in worker.jobs] + list(self.retries)
-        assert len({job.id for job in given}) == len(given), "a job is in two places"
-        for worker in self.workers.values():
-            assert len(worker.jobs) <= DEPTH
-        held: dict[tuple[int, int], int] = {}
-        for job in given:
-            for piece in job.slices:
-                for row in piece.rows:
-                    held[id(piece.request), row] = held.get((id(piece.request), row), 0) + 1
-        assert all(n == 1 for n in held.values()), "a row is in two jobs"
-        queued = list(self.queue)
-        assert len({id(r) for r in queued}) == len(queued)
-        assert self.queue.rows == sum(len(r.waiting) for r in queued)
-        assert self.queue.units == sum(r.units[row] for r in queued for row in r.waiting)
-        assert self.queue.nbytes == sum(r.nbytes for r in queued)
-        for request in self._all_open():
-            mine = [s for job in given for s in job.slices if s.request is request]
-            assert len(mine) == request.in_jobs, "in_jobs is not the number of slices in jobs"
-            if request.refusal is None:
-                in_jobs = sum(len(s.rows) for s in mine)
-                assert in_jobs + len(request.waiting) + request.done_rows == len(request.units), "a row was lost"
-            else:
-                assert not request.waiting, "refused but still waiting"
-            assert request.in_jobs or request.waiting, "open, but nothing is coming"
-            assert not request.waiting or any(r is request for r in queued)
+        """Raises AssertionError where a rule does not hold; see invariants.check."""
+        check(self)

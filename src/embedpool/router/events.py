@@ -1,4 +1,4 @@
-"""What the router core is told, and what it asks for. Frozen values; server.Server makes the first and carries out the second."""
+"""What the router core is told, and what it asks for: frozen values. server.Server makes the events and does the actions."""
 
 from __future__ import annotations
 

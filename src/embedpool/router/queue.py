@@ -3,7 +3,7 @@
 Rules
 1. A row waits in exactly one place: its request's `waiting`, or one job.
 2. Interactive work goes first, but of any AGEING consecutive jobs with both kinds waiting, one is bulk: neither starves.
-3. Requests of one class take turns, a slice each, so that a long one does not shut out a short one.
+3. Within a class, sessions take turns, a job's rows each; within a session, requests go in the order of their arrival.
 4. A job is at most `slice_ms` of estimated work, except a single row that alone is more.
 5. Rows of one request are handed out longest first, so that rows of like length share a job and little is padded.
 """
@@ -15,32 +15,65 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from embedpool.router.cost import CostModel
-from embedpool.router.state import Request, Slice
+from embedpool.router.state import Request, Session, Slice
 
 AGEING = 4
+
+
+@dataclass(slots=True)
+class Line:
+    """The waiting requests of one class, by session; the first session has the next turn."""
+
+    turns: dict[Session, deque[Request]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.turns)
+
+    def __iter__(self) -> Iterator[Request]:
+        for requests in self.turns.values():
+            yield from requests
+
+    def add(self, request: Request) -> None:
+        self.turns.setdefault(request.session, deque()).append(request)
+
+    def remove(self, request: Request) -> None:
+        requests = self.turns[request.session]
+        requests.remove(request)
+        if not requests:
+            del self.turns[request.session]
+
+    def first(self) -> Request:
+        return next(iter(self.turns.values()))[0]
+
+    def next_turn(self) -> None:
+        """The first session goes to the end of the line."""
+        session = next(iter(self.turns))
+        self.turns[session] = self.turns.pop(session)
 
 
 @dataclass(slots=True)
 class Queue:
     """Waiting requests, both classes. The numbers are sums over what waits; `nbytes` counts whole requests."""
 
-    interactive: deque[Request] = field(default_factory=deque)
-    bulk: deque[Request] = field(default_factory=deque)
+    interactive: Line = field(default_factory=Line)
+    bulk: Line = field(default_factory=Line)
+    requests: int = 0
     rows: int = 0
     units: int = 0
     interactive_units: int = 0
     nbytes: int = 0
     _since_bulk: int = 0
 
-    def __len__(self) -> int:
-        return len(self.interactive) + len(self.bulk)
+    def __bool__(self) -> bool:
+        return self.requests > 0
 
     def __iter__(self) -> Iterator[Request]:
         yield from self.interactive
         yield from self.bulk
 
     def add(self, request: Request) -> None:
-        (self.interactive if request.interactive else self.bulk).append(request)
+        self._line(request).add(request)
+        self.requests += 1
         self.nbytes += request.nbytes
         self._count(request, request.waiting, 1)
 
@@ -48,10 +81,9 @@ class Queue:
         """Drops the request's waiting rows; those in jobs are not touched. Does nothing if none wait."""
         if not request.waiting:
             return
-        (self.interactive if request.interactive else self.bulk).remove(request)
-        self.nbytes -= request.nbytes
         self._count(request, request.waiting, -1)
         request.waiting.clear()
+        self._leave(request)
 
     def take(self, cost: CostModel, slice_ms: float, max_rows: int) -> list[Slice]:
         """The next job's rows; empty when nothing waits."""
@@ -59,7 +91,7 @@ class Queue:
         slices: list[Slice] = []
         room_ms, room_rows = slice_ms, max_rows
         while line and room_rows:
-            request = line[0]
+            request = line.first()
             rows: list[int] = []
             while request.waiting and room_rows:
                 ms = cost.ms(request.units[request.waiting[-1]])
@@ -70,10 +102,15 @@ class Queue:
                 room_rows -= 1
             if not rows:
                 break
-            slices.append(self._taken(line, request, rows))
+            self._count(request, rows, -1)
+            slices.append(Slice(request, tuple(rows)))
+            if not request.waiting:
+                self._leave(request)
+        if line and slices and line.first().session is slices[0].request.session:
+            line.next_turn()
         return slices
 
-    def _next_line(self) -> deque[Request]:
+    def _next_line(self) -> Line:
         if not self.bulk:
             return self.interactive
         if self.interactive and self._since_bulk < AGEING - 1:
@@ -82,14 +119,13 @@ class Queue:
         self._since_bulk = 0
         return self.bulk
 
-    def _taken(self, line: deque[Request], request: Request, rows: list[int]) -> Slice:
-        self._count(request, rows, -1)
-        line.popleft()
-        if request.waiting:
-            line.append(request)
-        else:
-            self.nbytes -= request.nbytes
-        return Slice(request, tuple(rows))
+    def _line(self, request: Request) -> Line:
+        return self.interactive if request.interactive else self.bulk
+
+    def _leave(self, request: Request) -> None:
+        self._line(request).remove(request)
+        self.requests -= 1
+        self.nbytes -= request.nbytes
 
     def _count(self, request: Request, rows: list[int], sign: int) -> None:
         units = sign * sum([request.units[row] for row in rows])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import socket
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ import zmq
 
 from embedpool import control
 from embedpool import protocol as wire
+from embedpool.edge import descriptor, has_message
 from embedpool.errors import Overloaded, ProtocolError
 from embedpool.protocol import Refused
 from embedpool.router import events as ev
@@ -92,29 +94,33 @@ class Server:
         return sock
 
     def _loop(self) -> None:
-        poller = zmq.Poller()
-        for readable in (self.workers, self.clients, self.link):
-            poller.register(readable, zmq.POLLIN)
+        poll = select.poll()
+        for fd in (descriptor(self.workers), descriptor(self.clients), self.link.fileno()):
+            poll.register(fd, select.POLLIN)
         while not self._ended:
-            ready = dict(poller.poll(self._patience_ms()))
+            # ZeroMQ's descriptors are edge-triggered: only when both sockets were found empty may the loop sleep.
             # Workers first: an answer that has arrived counts before the news of its worker's death.
-            if self.workers in ready:
-                self._read_workers()
-            if self.clients in ready:
-                self._read_clients()
-            if self.link.fileno() in ready:
-                self._read_link()
-            now = time.monotonic()
-            due = self.core.next_deadline()
-            if due is not None and due <= now:
-                self._handle(ev.Tick())
-            if now >= self._upkeep_at:
-                self._upkeep(now)
+            while self._read_workers() + self._read_clients():
+                self._keep_time()
+            self._keep_time()
+            if time.monotonic() < self.core.awake_until:
+                os.sched_yield()  # awake for the answer, but not in the way of the worker that computes it
+                continue
+            for fd, _ in poll.poll(self._patience_ms()):
+                if fd == self.link.fileno():
+                    self._read_link()
 
-    def _patience_ms(self) -> int:
+    def _keep_time(self) -> None:
         now = time.monotonic()
+        if now >= self._upkeep_at:
+            self._upkeep(now)
+        due = self.core.next_deadline()
+        if due is not None and due <= now:
+            self._handle(ev.Tick())
+
+    def _patience_ms(self) -> float:
         due = min(self._upkeep_at, self.core.next_deadline() or self._upkeep_at)
-        return max(0, min(1000, int((due - now) * 1e3) + 1))
+        return max(0.0, (due - time.monotonic()) * 1e3 + 0.5)
 
     def _handle(self, event: ev.Event) -> None:
         for action in self.core.handle(event, time.monotonic()):
@@ -147,33 +153,35 @@ class Server:
 
     def _receive(self, sock: zmq.Socket[bytes]) -> tuple[bytes, bytes, bytes] | None:
         """(sender, frame, payload) of one message; frames beyond are read and dropped. None when none has arrived."""
-        try:
-            sender = sock.recv(zmq.NOBLOCK)
-        except zmq.Again:
+        if not has_message(sock):
             return None
-        frame = sock.recv() if sock.rcvmore else b""
+        sender = sock.recv(zmq.NOBLOCK)
+        frame = sock.recv() if sock.get(zmq.RCVMORE) else b""
         payload = b""
-        if sock.rcvmore:
+        if sock.get(zmq.RCVMORE):
             payload = sock.recv()
-            while sock.rcvmore:
+            while sock.get(zmq.RCVMORE):
                 sock.recv()
         return sender, frame, payload
 
     # ── clients ──
 
-    def _read_clients(self) -> None:
-        for _ in range(READ_AT_ONCE):
+    def _read_clients(self) -> int:
+        """How many messages were read: at most READ_AT_ONCE."""
+        for n in range(READ_AT_ONCE):
             found = self._receive(self.clients)
             if found is None:
-                return
+                return n
             sender, frame, _ = found
             try:
                 message = wire.decode(frame) if frame else None
             except ProtocolError as error:
                 refusal = Refused(error.request, error.code, error.message, row=error.row)
                 self._send(self.clients, sender, wire.encode(refusal))
+                os.sched_yield()  # awake for the answer, but not in the way of the worker that computes it
                 continue
             self._from_client(sender, message, len(frame))
+        return READ_AT_ONCE
 
     def _from_client(self, sender: bytes, message: wire.Message | None, nbytes: int) -> None:
         seat = self.sessions.seats.get(sender)
@@ -201,7 +209,7 @@ class Server:
             case None:
                 pass  # the probe of a connection that was made again: the session goes on
             case _:
-                refusal = Refused(None, ProtocolError.code, f"a client does not send {message.kind}")
+                refusal = Refused(None, ProtocolError.code, f"a client does not send {type(message).__name__}")
                 self._send(self.clients, sender, wire.encode(refusal))
 
     def _welcome(self, sender: bytes, hello: wire.Hello) -> None:
@@ -214,9 +222,7 @@ class Server:
             return
         segment = self.sessions.seats[sender].segment
         rules = self.spec.admission
-        limits = wire.Limits(
-            rules.max_request_rows, self.spec.max_request_bytes, rules.max_text_chars, rules.max_inline_bytes
-        )
+        limits = wire.Limits(rules.max_request_rows, self.spec.max_request_bytes, rules.max_text_chars, rules.max_inline_bytes)
         path, size = (str(segment.path), segment.size) if segment else ("", 0)
         welcome = wire.Welcome(wire.VERSION, limits, (self.spec.model,), path, size, warning)
         self._handle(ev.Opened(sender, segment.name if segment else "", size))
@@ -240,11 +246,12 @@ class Server:
 
     # ── workers ──
 
-    def _read_workers(self) -> None:
-        for _ in range(READ_AT_ONCE):
+    def _read_workers(self) -> int:
+        """How many messages were read: at most READ_AT_ONCE."""
+        for n in range(READ_AT_ONCE):
             found = self._receive(self.workers)
             if found is None:
-                return
+                return n
             sender, frame, payload = found
             number = int(sender[1:])
             message = wire.decode(frame) if frame else None
@@ -255,6 +262,7 @@ class Server:
                 self._join(number)
             elif number not in self.core.workers:
                 self._send(self.workers, sender, wire.encode(wire.Who(self.id)))
+        return READ_AT_ONCE
 
     def _join(self, number: int) -> None:
         if number in self.waiting and number in self.spawned:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+
+import msgspec
 
 from embedpool.protocol import ModelCard
 from embedpool.router.admission import Admission
@@ -26,11 +27,8 @@ class RouterSpec:
     pool: dict[str, str]  # shown in status as it is
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return msgspec.json.encode(self).decode()
 
     @staticmethod
     def from_json(text: str) -> RouterSpec:
-        fields = json.loads(text)
-        card = fields.pop("model")
-        card["prompts"] = tuple(card["prompts"])
-        return RouterSpec(model=ModelCard(**card), admission=Admission(**fields.pop("admission")), **fields)
+        return msgspec.json.decode(text, type=RouterSpec)

@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
+
 if TYPE_CHECKING:
     from embedpool.router.server import Server
 
@@ -18,10 +20,10 @@ def status(server: Server) -> dict[str, Any]:
         "reason": core.failed,
         "uptime_s": round(time.monotonic() - server.started_at, 3),
         "pool": {**server.spec.pool, "endpoint": server.spec.endpoint},
-        "model": asdict(server.spec.model),
+        "model": to_builtins(server.spec.model),
         "workers": [_worker(server, number) for number in sorted(server.spawned, key=lambda n: server.spawned[n].index)],
         "queue": {
-            "requests": len(core.queue),
+            "requests": core.queue.requests,
             "rows": core.queue.rows,
             "bytes": core.queue.nbytes,
             "estimated_ms": round(core.cost.ms(core.queue.units), 3),

@@ -26,4 +26,4 @@ def fits(offset: int, n: int, size: int) -> bool:
     Written without the sum offset + n, which overflows in languages with fixed integers (the bug class of Triton's
     CVE-2025-23319): clients in C copy this line.
     """
-    return 0 <= n and 0 <= offset <= size and n <= size - offset and offset % ITEM_BYTES == 0
+    return n >= 0 and 0 <= offset <= size and n <= size - offset and offset % ITEM_BYTES == 0

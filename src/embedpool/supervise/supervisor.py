@@ -66,9 +66,7 @@ class Slot:
 class Supervisor:
     """Runs one pool. `on_ready` is called once, when the first answer could be given."""
 
-    def __init__(
-        self, config: Config, spec: ModelSpec, place: Place, plan: CorePlan, on_ready: Callable[[], None]
-    ) -> None:
+    def __init__(self, config: Config, spec: ModelSpec, place: Place, plan: CorePlan, on_ready: Callable[[], None]) -> None:
         self.config = config
         self.spec = spec
         self.place = place

@@ -24,6 +24,8 @@ class Batch:
 
 def micro_batches(lengths: Sequence[int]) -> list[Batch]:
     """Every row in exactly one batch, longest first; padding is at most 15 % of any row's width."""
+    if len(lengths) == 1:
+        return [Batch((0,), max(lengths[0], 1))]
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     batches: list[Batch] = []
     start = 0

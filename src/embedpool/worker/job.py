@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,11 +124,11 @@ def _run(batch: list[_Row], width: int, encoder: Encoder, out: Outcome) -> None:
 def _write(row: _Row, vector: Vectors) -> bool:
     """Cuts to the room's dimension, then normalises (in this order: Matryoshka vectors are not of unit length when cut)."""
     vector = vector[: len(row.place)]
-    norm = float(np.sqrt(np.dot(vector, vector)))  # not finite if any value is not
-    if not np.isfinite(norm):
+    square = float(np.dot(vector, vector))  # not finite if any value is not
+    if not math.isfinite(square):
         return False
-    if row.normalize and norm > 0.0:
-        np.divide(vector, np.float32(norm), out=row.place)
+    if row.normalize and square > 0.0:
+        np.divide(vector, math.sqrt(square), out=row.place)
     else:
         row.place[:] = vector
     return True

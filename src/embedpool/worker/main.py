@@ -6,6 +6,7 @@ instant, its jobs run again elsewhere.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
@@ -56,6 +57,7 @@ def serve(spec: WorkerSpec, make_encoder: Callable[[ModelSpec, int], Encoder] = 
             maps[name] = WriteMap(directory, name, size)
         return maps[name]
 
+    gc.freeze()  # what was imported and loaded lives for ever: keep the collector from walking it
     sock = _connect(spec)
     while True:
         match wire.decode(sock.recv()):
@@ -75,7 +77,7 @@ def serve(spec: WorkerSpec, make_encoder: Callable[[ModelSpec, int], Encoder] = 
                 maps.clear()
                 sock.send(wire.encode(wire.Ready(spec.worker, os.getpid(), unit_ms)))
             case other:
-                log.error("a router does not send %s", other.kind)
+                log.error("a router does not send %s", type(other).__name__)
 
 
 def _connect(spec: WorkerSpec) -> zmq.Socket[bytes]:

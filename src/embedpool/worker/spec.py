@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+
+import msgspec
 
 from embedpool.models.spec import ModelSpec
 
@@ -20,10 +21,8 @@ class WorkerSpec:
     model: ModelSpec
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return msgspec.json.encode(self).decode()
 
     @staticmethod
     def from_json(text: str) -> WorkerSpec:
-        values = json.loads(text)
-        model = ModelSpec(**values.pop("model"))
-        return WorkerSpec(model=model, cores=tuple(values.pop("cores")), **values)
+        return msgspec.json.decode(text, type=WorkerSpec)
