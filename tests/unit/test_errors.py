@@ -12,7 +12,9 @@ import pytest
 from embedpool import errors
 from embedpool.errors import BY_CODE, EmbedpoolError, ProtocolError, from_wire
 
-_LINE = re.compile(r"^    (?P<lead>[│├└─ ]*)(?P<name>\w+)(?: \((?P<builtin>\w+)\))?\s+(?P<code>[a-z_]+)\s+(?P<status>\d{3})(?P<note>.*)$")
+_LINE = re.compile(
+    r"^    (?P<lead>[│├└─ ]*)(?P<name>\w+)(?: \((?P<builtin>\w+)\))?\s+(?P<code>[a-z_]+)\s+(?P<status>\d{3})(?P<note>.*)$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,10 @@ def _drawn() -> list[_Drawn]:
 
 
 def _classes(root: type[EmbedpoolError] = EmbedpoolError) -> list[type[EmbedpoolError]]:
-    return [root, *(below for child in root.__subclasses__() for below in _classes(child) if below.__module__ == errors.__name__)]
+    return [
+        root,
+        *(below for child in root.__subclasses__() for below in _classes(child) if below.__module__ == errors.__name__),
+    ]
 
 
 def test_the_tree_drawn_on_top_names_every_class_and_no_other() -> None:

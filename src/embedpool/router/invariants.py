@@ -21,6 +21,9 @@ def check(core: Core) -> None:
         for piece in job.slices:
             for row in piece.rows:
                 held[id(piece.request), row] = held.get((id(piece.request), row), 0) + 1
+            request = piece.request
+            unanswered = request.session.open.get(request.ask.id) is request
+            assert unanswered or request.session.closed, "answered while a row is still in a job"
     assert all(n == 1 for n in held.values()), "a row is in two jobs"
     queued = list(core.queue)
     assert core.queue.requests == len(queued)

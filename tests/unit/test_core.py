@@ -1,0 +1,357 @@
+"""The router's decisions, as transcripts: what happens, when, and what must follow."""
+
+from __future__ import annotations
+
+import pytest
+
+from embedpool.protocol import Done, Failure, Refused
+from embedpool.router.events import (
+    CancelAsked,
+    Closed,
+    DrainAsked,
+    Drained,
+    Failed,
+    Finished,
+    Kill,
+    Lost,
+    Opened,
+    Reply,
+    SendJob,
+    Tick,
+)
+from tests.unit.transcript import ALICE, BOB, SEGMENT, ask, core, finish, joined, play, replies, sent
+
+
+def test_a_request_to_an_idle_worker_is_given_out_at_once_and_answered_when_done() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    assert sent(play(made, ask(), 0.1)) == [(1, [(0,)])]
+    assert replies(play(made, finish(made, 1), 0.2)) == [(ALICE, 1, "vectors")]
+
+
+def test_a_request_waits_for_the_first_worker() -> None:
+    made = core()
+    assert play(made, ask(), 0.1) == []
+    assert sent(play(made, joined(1), 0.2)) == [(1, [(0,)])]
+
+
+def test_no_texts_need_no_worker() -> None:
+    assert replies(play(core(), ask(texts=()), 0.1)) == [(ALICE, 1, "vectors")]
+
+
+def test_work_is_spread_over_idle_workers_before_any_gets_a_second_job() -> None:
+    made = core(slice_ms=10)
+    play(made, joined(1), 0.0)
+    play(made, joined(2), 0.0)
+    actions = play(made, ask(texts=["x" * 76] * 6), 0.1)  # 10 ms a row: one row a job
+    assert [worker for worker, _ in sent(actions)] == [1, 2, 1, 2]
+    assert made.queue.rows == 2
+
+
+def test_jobs_are_cut_to_a_slice_and_only_a_single_long_row_exceeds_it() -> None:
+    made = core(slice_ms=10)
+    play(made, joined(1), 0.0)
+    texts = ["x" * 1000, "x" * 26, "x" * 26, "x" * 26]  # 102 ms, then 5 ms each
+    (job,) = [a.job for a in play(made, ask(texts=texts), 0.1) if isinstance(a, SendJob)][:1]
+    assert [part.rows for part in job.parts] == [(0,)]
+    assert [len(rows) for _, parts in sent(play(made, finish(made, 1), 0.2)) for rows in parts] == [1]
+
+
+def test_rows_go_out_longest_first_and_are_answered_once_all_are_done() -> None:
+    made = core(slice_ms=3)
+    play(made, joined(1), 0.0)
+    first = play(made, ask(texts=["aa", "aaaa", "a", "aaa"]), 0.1)
+    assert [rows for _, rows in sent(first)] == [[(1,)], [(3,)]]
+    answers = []
+    for step in range(4):
+        answers += replies(play(made, finish(made, 1), 0.2 + step))
+    assert answers == [(ALICE, 1, "vectors")]
+
+
+def test_small_requests_that_wait_together_share_a_job() -> None:
+    made = core(slice_ms=20)
+    play(made, joined(1), 0.0)
+    play(made, ask(1), 0.1)
+    play(made, ask(2), 0.1)
+    for n in range(3, 8):
+        assert play(made, ask(n, session=BOB if n % 2 else ALICE), 0.1) == []
+    (_, parts) = sent(play(made, finish(made, 1), 0.2))[0]
+    assert len(parts) == 5
+
+
+def test_a_query_overtakes_what_waits_in_bulk_and_bulk_is_not_starved() -> None:
+    made = core(slice_ms=5)
+    play(made, joined(1), 0.0)
+    play(made, ask(1, ["x" * 26] * 20, priority="bulk"), 0.1)
+    for n in range(2, 30):
+        play(made, ask(n, ["x" * 26], session=BOB), 0.1)
+    order = []
+    for step in range(24):
+        for action in play(made, finish(made, 1), 0.2 + step / 100):
+            if isinstance(action, SendJob):
+                order.append("bulk" if action.job.parts[0].segment.startswith("alice") else "query")
+    assert order.count("query") == 18
+    assert order.count("bulk") == 6
+    assert "bulk" in order[:4]
+
+
+def test_two_bulk_clients_take_turns_and_one_clients_requests_keep_their_order() -> None:
+    made = core(slice_ms=5)
+    play(made, joined(1), 0.0)
+    for id in (1, 2):
+        play(made, ask(id, ["x" * 26] * 3, priority="bulk"), 0.1)
+    play(made, ask(3, ["x" * 26] * 6, session=BOB, priority="bulk"), 0.1)
+    order = []
+    answers = []
+    for step in range(12):
+        actions = play(made, finish(made, 1), 0.2 + step / 100)
+        order += [a.job.parts[0].segment[0] for a in actions if isinstance(a, SendJob)]
+        answers += [(name, id) for name, id, _ in replies(actions)]
+    assert "".join(order[:6]) in ("ababab", "bababa")
+    assert answers.index((ALICE, 1)) < answers.index((ALICE, 2))
+
+
+# ── refusals ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        (ask(model="other"), "unknown_model"),
+        (ask(prompt_name="other"), "unknown_prompt"),
+        (ask(dim=5), "bad_dimension"),
+        (ask(texts=["x"] * 9000), "too_large"),
+        (ask(texts=["x", "y" * 1_000_001]), "too_large"),
+        (ask(offset=SEGMENT), "bad_request"),
+        (ask(offset=SEGMENT - 15), "bad_request"),
+        (ask(offset=2), "bad_request"),
+        (ask(offset=2**63 - 1), "bad_request"),
+    ],
+)
+def test_what_can_never_succeed_is_refused_at_once(event: object, code: str) -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    actions = play(made, event, 0.1)  # type: ignore[arg-type]
+    assert replies(actions) == [(ALICE, 1, code)]
+    assert sent(actions) == []
+
+
+def test_the_last_row_of_a_segment_is_usable() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    assert sent(play(made, ask(offset=SEGMENT - 16), 0.1)) == [(1, [(0,)])]
+
+
+def test_a_request_that_cannot_be_done_in_its_budget_is_refused_with_a_time_to_come_back() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    (action,) = play(made, ask(texts=["x" * 976], budget_ms=50), 0.1)  # 100 ms
+    assert isinstance(action, Reply)
+    assert action.message.code == "overloaded"  # type: ignore[union-attr]
+    assert action.message.retryable  # type: ignore[union-attr]
+    assert action.message.retry_after_ms == 50  # type: ignore[union-attr]
+
+
+def test_a_full_queue_refuses_by_rows_and_by_bytes_and_by_session() -> None:
+    by_rows = core(max_queue_rows=10)
+    play(by_rows, ask(1, ["x"] * 10), 0.1)
+    assert replies(play(by_rows, ask(2), 0.1)) == [(ALICE, 2, "overloaded")]
+    by_bytes = core(max_queue_bytes=2000)
+    play(by_bytes, ask(1, ["x" * 1500]), 0.1)
+    assert replies(play(by_bytes, ask(2, ["x" * 600]), 0.1)) == [(ALICE, 2, "overloaded")]
+    by_session = core(max_session_requests=2)
+    play(by_session, ask(1), 0.1)
+    play(by_session, ask(2), 0.1)
+    assert replies(play(by_session, ask(3), 0.1)) == [(ALICE, 3, "overloaded")]
+    assert replies(play(by_session, ask(3, session=BOB), 0.1)) == []
+
+
+def test_an_id_that_is_open_is_the_same_request_sent_again() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, ask(1), 0.1)
+    assert play(made, ask(1), 0.1) == []
+    assert replies(play(made, finish(made, 1), 0.2)) == [(ALICE, 1, "vectors")]
+
+
+def test_a_request_older_than_its_budget_is_refused_not_run() -> None:
+    made = core()
+    play(made, ask(budget_ms=1000), 0.0)
+    assert play(made, Tick(), 0.5) == []
+    assert replies(play(made, Tick(), 1.1)) == [(ALICE, 1, "expired")]
+    assert sent(play(made, joined(1), 1.2)) == []
+
+
+def test_a_cancelled_request_answers_only_when_its_writer_is_done() -> None:
+    made = core(slice_ms=3)
+    play(made, joined(1), 0.0)
+    play(made, ask(texts=["aa", "aaaa", "a", "aaa"]), 0.1)
+    assert play(made, CancelAsked(ALICE, 1), 0.2) == []
+    assert made.queue.rows == 0
+    assert replies(play(made, finish(made, 1), 0.3)) == []
+    assert replies(play(made, finish(made, 1), 0.4)) == [(ALICE, 1, "cancelled")]
+
+
+def test_one_bad_row_refuses_its_request_and_no_other() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, ask(1), 0.1)
+    play(made, ask(2), 0.1)
+    play(made, ask(3, ["good", "bad"]), 0.1)
+    play(made, ask(4), 0.1)
+    play(made, finish(made, 1), 0.2)
+    play(made, finish(made, 1), 0.3)
+    failure = Failure(0, 1, "too_long", "text 1 is too long")
+    assert sorted(replies(play(made, finish(made, 1, [failure]), 0.4))) == [(ALICE, 3, "too_long"), (ALICE, 4, "vectors")]
+
+
+# ── deaths ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_worker_lost_in_the_middle_of_a_job_costs_nobody_an_answer() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    assert sent(play(made, ask(), 0.1)) == [(1, [(0,)])]
+    play(made, joined(2), 0.1)
+    assert sent(play(made, Lost(1, "SIGKILL"), 0.2)) == [(2, [(0,)])]
+    assert replies(play(made, finish(made, 2), 0.3)) == [(ALICE, 1, "vectors")]
+
+
+def test_a_lost_worker_with_nobody_left_leaves_its_work_to_the_next_one() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, ask(), 0.1)
+    assert play(made, Lost(1, "SIGKILL"), 0.2) == []
+    assert sent(play(made, joined(2), 0.9)) == [(2, [(0,)])]
+
+
+def test_a_late_answer_of_a_lost_worker_changes_nothing() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, ask(), 0.1)
+    late = finish(made, 1)
+    play(made, joined(2), 0.1)
+    play(made, Lost(1, "SIGKILL"), 0.2)
+    assert play(made, late, 0.3) == []
+    assert replies(play(made, Finished(2, late.done, b""), 0.4)) == [(ALICE, 1, "vectors")]
+
+
+def test_an_answer_to_a_job_of_another_router_changes_nothing() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, ask(), 0.1)
+    assert play(made, Finished(1, Done(999_999, 1.0, (1,)), b""), 0.2) == []
+    assert made.counters.late_answers == 1
+
+
+def test_the_row_that_kills_is_found_by_halving_and_refused_alone() -> None:
+    made = core(slice_ms=100)
+    killer = 5
+    worker = 1
+    play(made, joined(worker), 0.0)
+    play(made, ask(1, [f"text {i}" for i in range(8)]), 0.1)
+    play(made, ask(2, session=BOB), 0.1)
+    answers: list[tuple[bytes, int | None, str]] = []
+    deaths = 0
+    for step in range(60):
+        jobs = made.workers[worker].jobs
+        if not jobs:
+            break
+        deadly = any(s.request.session.key == ALICE and killer in s.rows for s in jobs[0].slices)
+        if deadly:
+            deaths += 1
+            actions = play(made, Lost(worker, "SIGSEGV"), 1.0 + step)
+            answers += replies(actions)
+            assert all(a.message.row == killer for a in actions if isinstance(a, Reply) and isinstance(a.message, Refused))
+            worker += 1
+            answers += replies(play(made, joined(worker), 1.5 + step))
+        else:
+            answers += replies(play(made, finish(made, worker), 1.0 + step))
+    assert sorted(answers, key=str) == [(ALICE, 1, "poison_row"), (BOB, 2, "vectors")]
+    assert deaths <= 2 + 3  # twice whole, then once for each halving of 8 rows
+
+
+def test_a_silent_worker_is_killed_and_its_job_given_away_only_after_it_was_reaped() -> None:
+    made = core(hang_s=10)
+    play(made, joined(1), 0.0)
+    play(made, joined(2), 0.0)
+    play(made, ask(), 0.1)
+    assert play(made, Tick(), 10.0) == []
+    (action,) = play(made, Tick(), 10.2)
+    assert isinstance(action, Kill)
+    assert action.worker == 1
+    assert play(made, Tick(), 10.4) == []
+    assert sent(play(made, ask(2), 10.5)) == [(2, [(0,)])]
+    assert sent(play(made, Lost(1, "SIGKILL"), 10.6)) == [(2, [(0,)])]
+
+
+def test_a_client_that_leaves_takes_its_waiting_work_along_and_nothing_else() -> None:
+    made = core(slice_ms=3)
+    play(made, joined(1), 0.0)
+    play(made, ask(1, ["a"] * 5), 0.1)
+    play(made, ask(2, ["a"], session=BOB), 0.1)
+    play(made, Closed(ALICE), 0.2)
+    assert made.queue.rows == 1
+    answers = []
+    for step in range(3):
+        answers += replies(play(made, finish(made, 1), 0.3 + step))
+    assert answers == [(BOB, 2, "vectors")]
+
+
+def test_work_of_a_session_that_was_opened_again_never_writes_into_the_new_segment() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, ask(), 0.1)
+    play(made, Opened(ALICE, "new.segment", SEGMENT), 0.2)
+    assert sent(play(made, Lost(1, "SIGKILL"), 0.3)) == []
+    assert sent(play(made, joined(2), 0.4)) == []
+    actions = play(made, ask(), 0.5)
+    assert [part.segment for a in actions if isinstance(a, SendJob) for part in a.job.parts] == ["new.segment"]
+
+
+def test_draining_finishes_what_was_accepted_and_refuses_the_rest() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, ask(1), 0.1)
+    assert play(made, DrainAsked(), 0.2) == []
+    assert replies(play(made, ask(2), 0.3)) == [(ALICE, 2, "draining")]
+    actions = play(made, finish(made, 1), 0.4)
+    assert replies(actions) == [(ALICE, 1, "vectors")]
+    assert actions[-1] == Drained()
+    assert play(made, Tick(), 0.5) == []
+
+
+def test_an_idle_pool_is_drained_at_once() -> None:
+    assert play(core(), DrainAsked(), 0.1) == [Drained()]
+
+
+def test_a_failed_pool_answers_everything_with_the_reason() -> None:
+    made = core()
+    play(made, ask(1), 0.1)
+    assert replies(play(made, Failed("the model is gone"), 0.2)) == [(ALICE, 1, "pool_failed")]
+    assert replies(play(made, ask(2), 0.3)) == [(ALICE, 2, "pool_failed")]
+
+
+def test_inline_rows_are_put_in_order_whatever_the_order_of_their_jobs() -> None:
+    made = core(slice_ms=3)
+    play(made, joined(1), 0.0)
+    play(made, ask(texts=["a", "aaa", "aa"], offset=None), 0.1)
+    answers = []
+    for step in range(3):
+        job = made.workers[1].jobs[0]
+        row = job.slices[0].rows[0]
+        payload = bytes([row]) * 16
+        answers += play(made, Finished(1, Done(job.id, 1.0, (1,)), payload), 0.2 + step)
+    (reply,) = [a for a in answers if isinstance(a, Reply)]
+    assert bytes(reply.payload) == b"\0" * 16 + b"\1" * 16 + b"\2" * 16
+
+
+def test_nothing_needs_waking_when_nothing_is_going_on() -> None:
+    made = core()
+    assert made.next_deadline() is None
+    play(made, joined(1), 0.0)
+    assert made.next_deadline() is None
+    play(made, ask(), 0.1)
+    assert made.next_deadline() is not None
+    play(made, finish(made, 1), 0.2)
+    assert made.next_deadline() is None
