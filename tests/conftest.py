@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from embedpool.client.link import open_link
-from tests.support import children, wait_until
+from tests.support import alive, children, wait_until
 
 SHM = Path("/dev/shm")
 
@@ -21,7 +21,28 @@ def descriptors() -> int:
 
 
 def ours() -> set[str]:
-    return {path.name for path in SHM.iterdir() if path.name.startswith("embedpool")}
+    """Runtime directories, but for those of pools that live and are no business of this test run."""
+    return {path.name for path in SHM.glob("embedpool*") if not _strangers(path)}
+
+
+def _strangers(place: Path) -> bool:
+    try:
+        holder = int((place / "lock").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return False
+    return alive(holder) and not descends(holder)
+
+
+def descends(pid: int) -> bool:
+    """Whether a process is this one's child, or a child's child."""
+    while pid > 1:
+        if pid == os.getpid():
+            return True
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+    return False
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ enough to be checked for any list of lengths.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -60,7 +61,7 @@ def test_padding_never_takes_more_of_a_row_than_is_allowed(lengths: list[int]) -
 @settings(max_examples=400, deadline=None)
 def test_a_batch_ends_only_where_the_next_row_would_break_a_rule(lengths: list[int]) -> None:
     batches = micro_batches(lengths)
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         full = (len(batch.rows) + 1) * batch.width > BATCH_TOKENS
         too_short = lengths[following.rows[0]] < LEAST_FILL * batch.width
         assert full or too_short

@@ -244,9 +244,9 @@ def test_an_answer_to_a_job_of_another_router_changes_nothing() -> None:
     assert made.counters.late_answers == 1
 
 
-def test_the_row_that_kills_is_found_by_halving_and_refused_alone() -> None:
+@pytest.mark.parametrize("killer", range(8))
+def test_the_row_that_kills_is_found_by_halving_and_refused_alone(killer: int) -> None:
     made = core(slice_ms=100)
-    killer = 5
     worker = 1
     play(made, joined(worker), 0.0)
     play(made, ask(1, [f"text {i}" for i in range(8)]), 0.1)

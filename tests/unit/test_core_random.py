@@ -171,7 +171,19 @@ class History:
 
     def run(self) -> None:
         moves = [self.arrive] * 8 + [self.finish] * 6 + [self.join] * 3
-        moves += [self.die, self.die, self.die_again, self.die_again, self.late_answer, self.cancel, self.cancel, self.stall, self.reap, self.open, self.close]
+        moves += [
+            self.die,
+            self.die,
+            self.die_again,
+            self.die_again,
+            self.late_answer,
+            self.cancel,
+            self.cancel,
+            self.stall,
+            self.reap,
+            self.open,
+            self.close,
+        ]
         for _ in range(STEPS):
             self.random.choice(moves)()
         self._end()

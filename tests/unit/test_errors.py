@@ -47,10 +47,8 @@ def _drawn() -> list[_Drawn]:
 
 
 def _classes(root: type[EmbedpoolError] = EmbedpoolError) -> list[type[EmbedpoolError]]:
-    return [
-        root,
-        *(below for child in root.__subclasses__() for below in _classes(child) if below.__module__ == errors.__name__),
-    ]
+    ours = [child for child in root.__subclasses__() if child.__module__ == errors.__name__]
+    return [root, *(below for child in ours for below in _classes(child))]
 
 
 def test_the_tree_drawn_on_top_names_every_class_and_no_other() -> None:
@@ -106,7 +104,7 @@ def test_by_code_holds_every_class_under_its_code() -> None:
     ],
 )
 def test_errors_can_be_caught_as_the_builtin_that_they_are(kind: type[EmbedpoolError], builtin: type[Exception]) -> None:
-    with pytest.raises(builtin, match="^what happened$"):
+    with pytest.raises(builtin, match=r"^what happened$"):
         raise kind("what happened", row=2)
 
 

@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with Client(arguments.endpoint, segment_bytes=0, connect_timeout_s=2.0) as pool:
+    with Client(arguments.endpoint, segment_bytes=0, connect_timeout_s=1.0) as pool:
         found = json.loads(pool.status())
     if arguments.json:
         print(json.dumps(found, indent=2))

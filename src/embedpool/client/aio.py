@@ -18,7 +18,7 @@ from embedpool import errors
 from embedpool.client.arena import Vectors
 from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, ClientCore, Options, Ticket
 from embedpool.client.documents import CHUNKS_AHEAD, Assembly, Keywords, options_of
-from embedpool.client.link import nobody_at, open_link, own_name, receive
+from embedpool.client.link import nobody_at, open_link, own_name, receive, send
 from embedpool.client.sync import CLOSED, CONNECT_S, SEGMENT_BYTES
 from embedpool.config import find_endpoint
 from embedpool.edge import descriptor
@@ -249,8 +249,7 @@ class AsyncClient:
         if self._sock is None:
             self._open_link()
         assert self._sock is not None
-        for frame in frames:
-            self._sock.send(frame, zmq.NOBLOCK)
+        send(self._sock, frames)
         self._drain()  # the descriptor is edge-triggered, and sending may have taken its edge
 
     def _drain(self) -> None:
@@ -258,7 +257,6 @@ class AsyncClient:
             return
         state = self._core.state
         while (found := receive(self._sock)) is not None:
-            for reply in self._core.received(*found, time.monotonic()):
-                self._sock.send(reply, zmq.NOBLOCK)
+            send(self._sock, self._core.received(*found, time.monotonic()))
         if self._core.state != state or self._core.refused_hello is not None:
             self._changed.set()

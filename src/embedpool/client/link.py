@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import zmq
@@ -30,7 +32,10 @@ def open_link(endpoint: str) -> zmq.Socket[bytes]:
     could take over the session's answers once we are gone."""
     sock = _context().socket(zmq.DEALER)
     sock.setsockopt(zmq.ROUTING_ID, b"c" + os.urandom(12))
-    sock.setsockopt(zmq.PROBE_ROUTER, 1)  # an empty message at every connection: a router that does not know us asks who
+    # An empty message at every connection, the first and later ones: a router that does not know us asks who. Without
+    # IMMEDIATE a lost connection is made again behind our back, with what was queued for the old router and no probe.
+    sock.setsockopt(zmq.PROBE_ROUTER, 1)
+    sock.setsockopt(zmq.IMMEDIATE, 1)
     sock.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     sock.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MOST_MS)
     sock.setsockopt(zmq.SNDHWM, 0)
@@ -38,6 +43,13 @@ def open_link(endpoint: str) -> zmq.Socket[bytes]:
     sock.setsockopt(zmq.LINGER, BYE_MS)
     sock.connect(endpoint)
     return sock
+
+
+def send(sock: zmq.Socket[bytes], frames: Iterable[bytes]) -> None:
+    """Sends while there is a connection. What cannot be sent is dropped: the next router asks who, and is told all again."""
+    with contextlib.suppress(zmq.Again):
+        for frame in frames:
+            sock.send(frame, zmq.NOBLOCK)
 
 
 def receive(sock: zmq.Socket[bytes]) -> tuple[bytes, bytes] | None:

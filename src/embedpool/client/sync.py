@@ -27,7 +27,7 @@ from embedpool import errors
 from embedpool.client.arena import Vectors
 from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, ClientCore, Options, Ticket
 from embedpool.client.documents import CHUNKS_AHEAD, Assembly, Keywords, options_of
-from embedpool.client.link import nobody_at, open_link, own_name, receive
+from embedpool.client.link import nobody_at, open_link, own_name, receive, send
 from embedpool.config import find_endpoint
 from embedpool.edge import descriptor
 from embedpool.errors import EmbedpoolError, NotRunning, TimedOut
@@ -335,9 +335,7 @@ class Client:
             os.eventfd_read(self._wake)
 
     def _send(self, frames: list[bytes]) -> None:
-        sock = self._socket()
-        for frame in frames:
-            sock.send(frame, zmq.NOBLOCK)
+        send(self._socket(), frames)
         self._drain()
 
     def _drain(self) -> None:
@@ -345,8 +343,7 @@ class Client:
         emptied = False
         while (found := receive(sock)) is not None:
             emptied = True
-            for reply in self._core.received(*found, time.monotonic()):
-                sock.send(reply, zmq.NOBLOCK)
+            send(sock, self._core.received(*found, time.monotonic()))
         if emptied and self._reading:
             self._rouse()  # this may have been the reader's answer, and its descriptor will not tell again
 

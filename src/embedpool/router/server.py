@@ -26,6 +26,7 @@ from embedpool.router.core import Core
 from embedpool.router.sessions import Sessions
 from embedpool.router.spec import RouterSpec
 from embedpool.router.status import status
+from embedpool.shm.segment import sweep
 
 log = logging.getLogger("embedpool.router")
 
@@ -60,6 +61,8 @@ class Server:
     # ── the loop ──
 
     def run(self) -> None:
+        if self.spec.segments:
+            sweep(Path(self.spec.segments))  # those of a router that was killed: its sessions died with it
         context = zmq.Context()
         try:
             self.clients = self._bind(context, self.spec.endpoint, 0o660, self.spec.max_request_bytes)

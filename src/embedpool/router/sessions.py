@@ -28,7 +28,6 @@ class Seat:
     opened_at: float
     seen_at: float
     segment: shm.Segment | None
-    locked: bool = False  # the client has held its lock at least once
 
 
 @dataclass(slots=True)
@@ -92,6 +91,6 @@ class Sessions:
         if seat.segment is None:
             return not busy and now - seat.seen_at > self.idle_s
         if not seat.segment.is_abandoned():
-            seat.locked = True
             return False
-        return seat.locked or now - seat.opened_at > GRACE_S
+        # A client takes its lock before it says anything in the session.
+        return seat.seen_at > seat.opened_at or now - seat.opened_at > GRACE_S

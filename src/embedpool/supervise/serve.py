@@ -41,11 +41,11 @@ def serve(
     once it serves, at once before. `owner_fd` ends it when the other end is closed.
     """
     with _stoppable(), _place(config) as place:
+        model = resolve_in_child(config)
         if place.found:
             warn(place.found)
         if config.endpoint_url().startswith("ipc://") and not is_tmpfs(place.path):
             warn(f"{place.path} is not on a tmpfs: shared memory there is written to disk; choose another --runtime-dir")
-        model = resolve_in_child(config)
         cores = plan(read_machine(), config.workers, config.threads_per_worker)
         started = Started(config.endpoint_url(), model, cores)
         supervisor = Supervisor(config, model, place, cores, lambda: on_ready(started))

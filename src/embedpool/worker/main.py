@@ -6,6 +6,7 @@ instant, its jobs run again elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -66,16 +67,17 @@ def serve(spec: WorkerSpec, make_encoder: Callable[[ModelSpec, int], Encoder] = 
                 outcome = run_job(job, model, open_segment)
                 ms = (time.perf_counter() - started) * 1e3
                 done = wire.Done(job.id, ms, tuple(outcome.tokens), tuple(outcome.failures))
-                sock.send(wire.encode(done), zmq.SNDMORE if outcome.payload else 0)
-                if outcome.payload:
-                    sock.send(outcome.payload)
+                frames = [wire.encode(done), outcome.payload] if outcome.payload else [wire.encode(done)]
+                with contextlib.suppress(zmq.Again):  # the router is gone; the next one does not know the job
+                    sock.send_multipart(frames, zmq.NOBLOCK)
             case wire.Forget() as forget:
                 for name in forget.segments:
                     maps.pop(name, None)
             case wire.Who():
                 # A new router, or our first: whatever was mapped belonged to sessions of the one before.
                 maps.clear()
-                sock.send(wire.encode(wire.Ready(spec.worker, os.getpid(), unit_ms)))
+                with contextlib.suppress(zmq.Again):
+                    sock.send(wire.encode(wire.Ready(spec.worker, os.getpid(), unit_ms)), zmq.NOBLOCK)
             case other:
                 log.error("a router does not send %s", type(other).__name__)
 
@@ -83,7 +85,8 @@ def serve(spec: WorkerSpec, make_encoder: Callable[[ModelSpec, int], Encoder] = 
 def _connect(spec: WorkerSpec) -> zmq.Socket[bytes]:
     sock = zmq.Context().socket(zmq.DEALER)
     sock.setsockopt(zmq.ROUTING_ID, b"w%d" % spec.worker)
-    sock.setsockopt(zmq.PROBE_ROUTER, 1)  # an empty message at every connection: a router that does not know us asks who
+    sock.setsockopt(zmq.PROBE_ROUTER, 1)  # as in client.link: every new router learns of us, and asks who
+    sock.setsockopt(zmq.IMMEDIATE, 1)
     sock.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     sock.setsockopt(zmq.LINGER, 0)
     sock.connect(spec.endpoint)

