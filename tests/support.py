@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +43,8 @@ def children(pid: int) -> list[int]:
     """The process's living children."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
+        with suppress(OSError):
             found += [int(child) for child in task.read_text().split()]
-        except OSError:
-            pass
     return [child for child in found if alive(child)]
 
 

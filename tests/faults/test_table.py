@@ -433,23 +433,25 @@ def test_a_message_over_the_limit_is_an_error_before_it_is_sent_and_a_closed_doo
         sock.setsockopt(zmq.RCVTIMEO, 500)
         sock.recv()
         sock.send(b"x" * 200_000)
-        with pytest.raises(zmq.Again):
-            while wire.decode(sock.recv()):
-                pass
+        assert not sock.poll(500), "an answer to a message over the limit"
         sock.close(0)
         assert same(client.embed(["after"]), ["after"])
 
 
 def test_more_clients_than_seats_are_refused_with_a_time_to_come_back() -> None:
-    with serving("--max-sessions", "2") as server:
-        with Client(server.endpoint) as one, Client(server.endpoint) as two, Client(server.endpoint) as three:
-            assert same(one.embed(["1"]), ["1"])
-            assert same(two.embed(["2"]), ["2"])
-            with pytest.raises(errors.Overloaded, match="2 sessions") as caught:
-                three.embed(["3"])
-            assert caught.value.retry_after_ms
-            one.close()
-            assert same(three.embed(["3"]), ["3"])
+    with (
+        serving("--max-sessions", "2") as server,
+        Client(server.endpoint) as one,
+        Client(server.endpoint) as two,
+        Client(server.endpoint) as three,
+    ):
+        assert same(one.embed(["1"]), ["1"])
+        assert same(two.embed(["2"]), ["2"])
+        with pytest.raises(errors.Overloaded, match="2 sessions") as caught:
+            three.embed(["3"])
+        assert caught.value.retry_after_ms
+        one.close()
+        assert same(three.embed(["3"]), ["3"])
 
 
 def test_a_pool_restarted_under_load_from_many_threads_answers_them_all() -> None:

@@ -179,9 +179,9 @@ def test_a_request_that_cannot_be_done_in_time_is_an_error_in_time() -> None:
 
 
 def test_no_pool_is_one_sentence_that_says_what_to_do(tmp_path: Path) -> None:
-    with Client(f"ipc://{tmp_path}/{SOCKET}", connect_timeout_s=0.2) as client:
-        with pytest.raises(errors.NotRunning, match="embedpool serve"):
-            client.embed(["x"])
+    nobody = Client(f"ipc://{tmp_path}/{SOCKET}", connect_timeout_s=0.2)
+    with nobody as client, pytest.raises(errors.NotRunning, match="embedpool serve"):
+        client.embed(["x"])
 
 
 def test_a_closed_client_says_so() -> None:

@@ -84,7 +84,7 @@ def test_a_client_can_neither_write_nor_resize_its_segment_and_the_pool_goes_on(
         assert fds
         for fd in fds:
             assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
-            with pytest.raises(OSError, match="Invalid argument|Permission|Bad file"):
+            with pytest.raises(OSError, match=r"Invalid argument|Permission|Bad file"):
                 os.ftruncate(fd, 0)
             with pytest.raises(OSError, match="Bad file"):
                 os.write(fd, b"x")
@@ -103,7 +103,7 @@ def _opens(fd: str, path: Path) -> bool:
         return False
 
 
-def test_a_segment_that_does_not_fit_says_how_many_bytes_are_missing(tmp_path: Path) -> None:
+def test_a_segment_that_does_not_fit_says_how_many_bytes_are_missing() -> None:
     free = os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize
     with pytest.raises(shm.SegmentError, match=r"\d+ bytes are missing") as caught:
         shm.create(Path("/dev/shm"), free + (1 << 30))
