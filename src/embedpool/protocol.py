@@ -27,6 +27,9 @@ MAX_I64 = 2**63 - 1
 MAX_NAME_CHARS = 512  # names of models, prompts, segments: a hub id is at most 96 + 1 + 96 characters
 MAX_MESSAGE_CHARS = 4096  # an error message, a warning
 FLOAT_BYTES = 4
+MAX_BUDGET_MS = 86_400_000.0  # a day
+MAX_TEXTS = 1 << 17  # in one message, whatever the configuration: checked before a single one is decoded
+FAULT_BYTES = 1 << 16  # how much of a rejected message is read once more, to say what is wrong with it
 
 
 Id = Annotated[int, Meta(ge=0, le=MAX_I64)]
@@ -65,9 +68,9 @@ class Embed(_Message, frozen=True, tag="embed"):
     """
 
     id: Id
-    texts: tuple[str, ...]
+    texts: Annotated[tuple[str, ...], Meta(max_length=MAX_TEXTS)]
     offset: Count | None = None
-    budget_ms: Annotated[float, Meta(ge=0.0, le=86_400_000.0)] = 30_000.0
+    budget_ms: Annotated[float, Meta(ge=0.0, le=MAX_BUDGET_MS)] = 30_000.0
     model: Name = ""
     prompt_name: Name | None = None
     dim: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
@@ -253,13 +256,9 @@ def decode(frame: bytes) -> Message:
 
 
 def _fault(frame: bytes, reason: str) -> ProtocolError:
-    """What is wrong with a frame, read once more without types: only a rejected message costs this."""
-    try:
-        fields = msgpack.unpackb(frame, raw=True, strict_map_key=False)
-    except Exception as error:  # msgpack raises its own types, ValueError, TypeError and others, and all mean the same
-        return ProtocolError(f"not a msgpack message: {type(error).__name__}")
-    if not isinstance(fields, dict):
-        return ProtocolError("a message is a msgpack map")
+    """What is wrong with a rejected frame. Read once more, without types and only its beginning: it may be large, and whoever
+    sends such frames must not keep the router busy."""
+    fields = _beginning(frame)
     id = fields.get(b"id")
     request = id if type(id) is int and 0 <= id <= MAX_I64 else None
     if fields.get(b"kind") == b"hello" and type(fields.get(b"version")) is int and fields[b"version"] != VERSION:
@@ -269,6 +268,20 @@ def _fault(frame: bytes, reason: str) -> ProtocolError:
         if not isinstance(text, bytes) or not _is_utf8(text):
             return ProtocolError(f"text {row} is not a string of valid UTF-8", request=request, row=row)
     return ProtocolError(f"not a message of this protocol: {reason}"[:MAX_MESSAGE_CHARS], request=request)
+
+
+def _beginning(frame: bytes) -> dict[Any, Any]:
+    """The fields of a map that lie whole within its first FAULT_BYTES, strings as bytes; {} if it is no map."""
+    reader = msgpack.Unpacker(raw=True, strict_map_key=False, max_buffer_size=FAULT_BYTES)
+    reader.feed(frame[:FAULT_BYTES])
+    fields: dict[Any, Any] = {}
+    try:
+        for _ in range(reader.read_map_header()):
+            key = reader.unpack()
+            fields[key] = reader.unpack()
+    except Exception:  # its own types, ValueError, TypeError for a key that cannot be hashed: all mean that it ends here
+        pass
+    return fields
 
 
 def _is_utf8(text: bytes) -> bool:

@@ -77,6 +77,7 @@ def test_a_batch_ends_only_where_the_next_row_would_break_a_rule(lengths: list[i
         ([0, 3], [Batch((1,), 3), Batch((0,), 1)]),
         ([64, 64, 64], [Batch((0, 1), 64), Batch((2,), 64)]),
         ([64, 65], [Batch((1,), 65), Batch((0,), 64)]),  # two rows of 65 are more than 128 tokens
+        ([43, 43, 43], [Batch((0, 1), 43), Batch((2,), 43)]),  # three rows of 43 are 129 tokens
         ([17, 20, 16, 20], [Batch((1, 3, 0), 20), Batch((2,), 16)]),  # 17 is 85 % of 20, 16 is less
         ([300, 300], [Batch((0,), 300), Batch((1,), 300)]),
     ],

@@ -355,3 +355,26 @@ def test_nothing_needs_waking_when_nothing_is_going_on() -> None:
     assert made.next_deadline() is not None
     play(made, finish(made, 1), 0.2)
     assert made.next_deadline() is None
+
+
+def test_a_request_waiting_for_its_second_try_expires_is_cancelled_and_fails_like_any_other() -> None:
+    for event, now, code in (
+        (Tick(), 31.0, "expired"),
+        (CancelAsked(ALICE, 1), 0.3, "cancelled"),
+        (Failed("gone"), 0.3, "pool_failed"),
+    ):
+        made = core()
+        play(made, joined(1), 0.0)
+        play(made, ask(), 0.1)
+        play(made, Lost(1, "SIGKILL"), 0.2)
+        assert replies(play(made, event, now)) == [(ALICE, 1, code)]
+        assert play(made, DrainAsked(), now) == [Drained()]
+
+
+def test_a_cancelled_request_is_answered_when_the_worker_that_had_it_is_lost() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, ask(), 0.1)
+    play(made, CancelAsked(ALICE, 1), 0.2)
+    assert replies(play(made, Lost(1, "SIGKILL"), 0.3)) == [(ALICE, 1, "cancelled")]
+    assert made.next_deadline() is None

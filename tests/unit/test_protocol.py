@@ -12,11 +12,11 @@ import os
 from typing import Any, get_args
 
 import msgpack
-import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
+from msgspec.structs import astuple, replace
 
 from embedpool import protocol as wire
 from embedpool.errors import BadText, ProtocolError, VersionMismatch
@@ -59,7 +59,7 @@ def _values(kind: inspect.Type) -> st.SearchStrategy[Any]:
 
 
 _MESSAGES = {kind: _values(inspect.type_info(kind)) for kind in _CLASSES}
-_MESSAGES[Hello] = _MESSAGES[Hello].map(lambda hello: msgspec.structs.replace(hello, version=VERSION))
+_MESSAGES[Hello] = _MESSAGES[Hello].map(lambda hello: replace(hello, version=VERSION))
 _ANY_MESSAGE = st.one_of(list(_MESSAGES.values()))
 
 _SCALARS = (
@@ -166,23 +166,20 @@ def test_a_message_with_wrong_fields_is_a_message_or_the_protocol_error(frame: b
     _decodes_or_is_refused(frame)
 
 
-@pytest.mark.parametrize(
-    "frame",
-    [
-        b"\x91" * 100_000,  # lists in lists
-        b"\x81\xa4kind" * 10_000,  # maps in maps
-        b"\xdd\xff\xff\xff\xff",  # a list of four billion, without its items
-        b"\xdb\xff\xff\xff\xffx",
-        b"\x81\x90\x01",  # a list as a key
-        msgpack.packb([1, 2]),
-        encode(wire.Ping(1)) * 2,  # two messages in one frame
-        msgpack.packb({"kind": "embed", "id": 1, "texts": [[[]] * 1000]}),
-    ],
-    ids=range(8),
-)
-def test_a_frame_made_to_hurt_is_refused(frame: bytes) -> None:
+_HURTFUL = {
+    "lists in lists": b"\x91" * 100_000,
+    "maps in maps": b"\x81\xa4kind" * 10_000,
+    "a list of four billion": b"\xdd\xff\xff\xff\xff",
+    "a list as a key": b"\x81\x90\x01",
+    "no map": msgpack.packb([1, 2]),
+    "two messages": encode(wire.Ping(1)) * 2,
+}
+
+
+@pytest.mark.parametrize("what", _HURTFUL)
+def test_a_frame_made_to_hurt_is_refused(what: str) -> None:
     with pytest.raises(ProtocolError):
-        decode(frame)
+        decode(_HURTFUL[what])
 
 
 # ── what is wrong is said ────────────────────────────────────────────────────────────────────────────────────────────
@@ -230,9 +227,24 @@ def test_a_text_that_is_not_utf8_is_named_by_its_row(bad: bytes, row: int) -> No
     assert (caught.value.request, caught.value.row) == (7, row)
 
 
+@pytest.mark.parametrize("id", [0, 7, MAX_I64])
+def test_the_id_is_read_even_before_a_text_that_is_too_long_to_be_read_again(id: int) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode(msgpack.packb({"kind": "embed", "id": id, "texts": ["x" * 1_000_000, 5]}))
+    assert caught.value.request == id
+
+
 def test_unknown_fields_are_ignored_and_a_budget_may_be_a_whole_number() -> None:
     assert decode(msgpack.packb(_ASK | {"colour": {"deep": [1, None]}, "z": 2.5})) == Embed(7, ("a", "b"))
     assert decode(msgpack.packb(_ASK | {"budget_ms": 250})) == Embed(7, ("a", "b"), budget_ms=250.0)
+
+
+def test_what_is_left_out_has_the_value_that_the_wire_promises() -> None:
+    assert astuple(decode(msgpack.packb(_ASK))) == (7, ("a", "b"), None, 30_000.0, "", None, 0, True, True, "auto")
+    assert astuple(decode(msgpack.packb({"kind": "hello", "version": VERSION}))) == (VERSION, 0, "")
+    refused = {"kind": "refused", "id": None, "code": "c", "message": "m"}
+    assert astuple(decode(msgpack.packb(refused))) == (None, "c", "m", False, None, None)
+    assert all(kind.__struct_config__.frozen for kind in _CLASSES)
 
 
 @pytest.mark.parametrize(("texts", "row"), [([1], 0), (["a", None], 1), (["a", "b", b"c"], 2), (["é", "\ud800"], 1)])

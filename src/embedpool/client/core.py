@@ -55,6 +55,7 @@ class Ticket:
     offset: int = 0
     placed: bool = False  # within a larger room: the caller makes the array
     result: Vectors | EmbedpoolError | str | None = None
+    fingerprint: str = ""  # of the model that computed the result
     abandoned: bool = False
     waker: threading.Event | None = None
     on_done: Callable[[], None] | None = None
@@ -93,9 +94,7 @@ class ClientCore:
 
     def check(self, texts: Sequence[str], options: Options) -> int:
         """The dimension of the answer. Raises BadRequest (or a child of it) for what the pool would refuse anyway."""
-        if isinstance(texts, str):
-            raise errors.BadRequest("texts is one string: give a list of strings")
-        wire.check_texts(tuple(texts))
+        wire.check_texts(texts)
         card = self.card(options.model)
         if not 0 <= options.dim <= card.dim:
             raise errors.BadDimension(f"dim {options.dim} is not from 1 to {card.dim}, the dimension of {card.name}")
@@ -107,20 +106,27 @@ class ClientCore:
 
     def ask(
         self, texts: Sequence[str], options: Options, deadline_at: float, now: float, place: tuple[Lease, int] | None = None
-    ) -> tuple[Ticket, bytes]:
+    ) -> tuple[Ticket, list[bytes]]:
         """Opens a request and gives its message. `place` is (lease, offset) within a room reserved by the caller.
 
-        Raises BadRequest for what can never succeed; the session must be open.
+        Between two sessions there is no message: what is said before the welcome would name rooms of the old segment, and
+        the welcome's own round of messages (rule 2) includes this request. Raises BadRequest for what can never succeed.
         """
+        texts = as_strings(texts)
         dim = self.check(texts, options)
         if len(texts) > self.limits.request_rows:
             raise errors.TooLarge(f"{len(texts)} texts in one request, at most {self.limits.request_rows}: use embed_documents")
         ticket = Ticket(next(self._ids), tuple(texts), options, dim, deadline_at)
         if place is not None and place[0].arena is self.arena:
             ticket.lease, ticket.offset, ticket.placed = place[0], place[1], True
-        frame = self._message(ticket, now)
+        frames = [self._message(ticket, now)] if self.is_open else []
+        self._register(ticket, now)
+        return ticket, frames
+
+    def _register(self, ticket: Ticket, now: float) -> None:
+        if not self.tickets:
+            self.heard_at = now  # silence counts from when there is something to answer
         self.tickets[ticket.id] = ticket
-        return ticket, frame
 
     def _message(self, ticket: Ticket, now: float) -> bytes:
         if ticket.lease is None and ticket.texts:
@@ -132,7 +138,7 @@ class ClientCore:
                 ticket.id,
                 ticket.texts,
                 ticket.offset if ticket.lease is not None else None,
-                max(0.0, (ticket.deadline_at - now) * 1e3),
+                min(max(0.0, (ticket.deadline_at - now) * 1e3), wire.MAX_BUDGET_MS),
                 options.model,
                 options.prompt_name,
                 options.dim,
@@ -147,10 +153,10 @@ class ClientCore:
             )
         return frame
 
-    def ask_status(self, deadline_at: float) -> tuple[Ticket, bytes]:
+    def ask_status(self, deadline_at: float, now: float) -> tuple[Ticket, list[bytes]]:
         ticket = Ticket(next(self._ids), (), Options(), 0, deadline_at)
-        self.tickets[ticket.id] = ticket
-        return ticket, wire.encode(wire.AskStatus(ticket.id))
+        self._register(ticket, now)
+        return ticket, [wire.encode(wire.AskStatus(ticket.id))] if self.is_open else []
 
     def abandon(self, ticket: Ticket) -> bytes:
         """Nobody waits for it any more. Its room comes back with its answer, which the message asks to hurry."""
@@ -225,7 +231,7 @@ class ClientCore:
                 frames.append(wire.encode(wire.AskStatus(ticket.id)))
             else:
                 try:
-                    self.check(ticket.texts, ticket.options)
+                    ticket.dim = self.check(ticket.texts, ticket.options)
                     frames.append(self._message(ticket, now))
                 except EmbedpoolError as error:  # the pool came back with another model or other limits
                     self._finish(ticket.id, error)
@@ -236,6 +242,7 @@ class ClientCore:
         if ticket is None:
             return
         rows = len(ticket.texts)
+        ticket.fingerprint = vectors.fingerprint
         result: Vectors | EmbedpoolError | str
         if (vectors.rows, vectors.dim) != (rows, ticket.dim) or (vectors.inline and rows and ticket.lease is not None):
             result = errors.ProtocolError(f"asked for [{rows}, {ticket.dim}], got [{vectors.rows}, {vectors.dim}]")
@@ -266,3 +273,14 @@ class ClientCore:
             ticket.waker.set()
         if ticket.on_done is not None:
             ticket.on_done()
+
+
+def as_strings(texts: Sequence[str]) -> tuple[str, ...]:
+    """The texts as plain strings: children of str (numpy's, for one) are not what msgspec encodes. Raises BadRequest for one
+    string, which is a sequence of strings too."""
+    if isinstance(texts, str):
+        raise errors.BadRequest("texts is one string: give a list of strings")
+    texts = tuple(texts)
+    if set(map(type, texts)) <= {str}:
+        return texts
+    return tuple(str(text) if isinstance(text, str) else text for text in texts)

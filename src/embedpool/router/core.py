@@ -13,7 +13,8 @@ Rules
 4. A job whose worker died runs once more elsewhere; after a second death it is split and its halves run alone, until the
    row that kills is alone and its request is refused. Every death shortens the list of suspects, so this ends.
 5. Answers from workers that are gone, and for jobs that were given away, change nothing.
-6. What waits is bounded in rows and bytes; what runs is at most DEPTH jobs per worker.
+6. What waits is bounded in rows and bytes; what runs is at most DEPTH jobs per worker. What nobody wants any more (refused,
+   or its client gone) waits nowhere.
 """
 
 from __future__ import annotations
@@ -187,6 +188,7 @@ class Core:
         if request.refusal is None:
             request.refusal = refusal
         self.queue.remove(request)
+        self._purge_retries()
         self._settle(request, out)
 
     def _settle(self, request: Request, out: list[Action]) -> None:
@@ -215,7 +217,8 @@ class Core:
             return
         session.closed = True
         for request in session.open.values():
-            self.queue.remove(request)  # rows in jobs finish into a segment that nobody reads
+            self.queue.remove(request)  # rows in a worker's hands finish into a segment that nobody reads
+        self._purge_retries()
 
     def _open_requests(self) -> bool:
         return any(session.open for session in self.sessions.values())
@@ -238,7 +241,8 @@ class Core:
                 worker.killed = True
                 out.append(Kill(number, f"no answer to a job of {worker.jobs[0].rows()} rows"))
         self._sweep_at = now + SWEEP_S
-        for request in [r for r in self.queue if r.deadline_at <= now]:
+        again = {piece.request: None for job in self.retries for piece in job.slices}
+        for request in [r for r in (*self.queue, *again) if r.deadline_at <= now]:
             waited_ms = round((now - request.arrived_at) * 1e3)
             self._refuse(
                 request,
@@ -259,24 +263,12 @@ class Core:
                         self._give(number, worker, job, now, out)
 
     def _next(self, out: list[Action]) -> Job | None:
-        while self.retries:
-            job = self.retries.popleft()
-            self._drop_refused(job, out)
-            if job.slices:
-                return job
+        if self.retries:
+            return self.retries.popleft()
         slices = self.queue.take(self.cost, self.rules.slice_ms, MAX_JOB_ROWS)
         for piece in slices:
             piece.request.in_jobs += 1
         return self._job(slices) if slices else None
-
-    def _drop_refused(self, job: Job, out: list[Action]) -> None:
-        """Rows whose request was refused or whose client left while they waited for a second try."""
-        for piece in list(job.slices):
-            if piece.request.abandoned:
-                job.slices.remove(piece)
-                piece.request.in_jobs -= 1
-                self._settle(piece.request, out)
-        job.weigh()
 
     def _job(self, slices: list[Slice], deaths: int = 0) -> Job:
         self._next_job += 1
@@ -359,13 +351,19 @@ class Core:
         worker = self.workers.pop(number, None)
         if worker is None:
             return
-        jobs = list(worker.jobs)
-        for ahead in reversed(jobs[1:]):  # not begun: it is no suspect
-            self.retries.appendleft(ahead)
-        self.counters.requeued += len(jobs)
-        if not jobs:
-            return
-        suspect = jobs[0]
+        self.counters.requeued += len(worker.jobs)
+        unwanted: dict[Request, None] = {}
+        for job in worker.jobs:
+            unwanted |= dict.fromkeys(job.drop_abandoned())
+        for request in unwanted:
+            self._settle(request, out)
+        suspect, *not_begun = worker.jobs or (None,)
+        self.retries.extendleft(job for job in reversed(not_begun) if job is not None and job.slices)
+        if suspect is not None and suspect.slices:
+            self._try_again(suspect, out)
+
+    def _try_again(self, suspect: Job, out: list[Action]) -> None:
+        """The job that a worker died with (rule 4)."""
         suspect.deaths += 1
         if suspect.deaths < 2:
             self.retries.appendleft(suspect)
@@ -373,6 +371,12 @@ class Core:
             self.retries.extendleft(reversed(self._halves(suspect)))
         else:
             self._poison(suspect.slices[0], out)
+
+    def _purge_retries(self) -> None:
+        """Takes out of the jobs that wait for a second try the rows that nobody wants any more."""
+        for job in list(self.retries):
+            if job.drop_abandoned() and not job.slices:
+                self.retries.remove(job)
 
     def _halves(self, job: Job) -> list[Job]:
         """The suspects in two jobs, each with one death to its name: one more splits it again."""

@@ -25,6 +25,7 @@ def check(core: Core) -> None:
             unanswered = request.session.open.get(request.ask.id) is request
             assert unanswered or request.session.closed, "answered while a row is still in a job"
     assert all(n == 1 for n in held.values()), "a row is in two jobs"
+    assert not any(piece.request.abandoned for job in core.retries for piece in job.slices), "unwanted rows wait"
     queued = list(core.queue)
     assert core.queue.requests == len(queued)
     assert core.queue.interactive_units == sum(r.units[row] for r in queued if r.interactive for row in r.waiting)

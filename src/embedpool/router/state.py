@@ -69,6 +69,16 @@ class Job:
         """Brings `units` up to date with `slices`."""
         self.units = sum(piece.request.units[row] for piece in self.slices for row in piece.rows)
 
+    def drop_abandoned(self) -> list[Request]:
+        """Takes out the rows that nobody wants any more; whose they were."""
+        dropped = [piece for piece in self.slices if piece.request.abandoned]
+        for piece in dropped:
+            self.slices.remove(piece)
+            piece.request.in_jobs -= 1
+        if dropped:
+            self.weigh()
+        return [piece.request for piece in dropped]
+
     def rows(self) -> int:
         return sum(len(piece.rows) for piece in self.slices)
 
