@@ -241,8 +241,8 @@ class Core:
                 worker.killed = True
                 out.append(Kill(number, f"no answer to a job of {worker.jobs[0].rows()} rows"))
         self._sweep_at = now + SWEEP_S
-        again = {piece.request: None for job in self.retries for piece in job.slices}
-        for request in [r for r in (*self.queue, *again) if r.deadline_at <= now]:
+        again = (piece.request for job in self.retries for piece in job.slices)
+        for request in [r for r in dict.fromkeys((*self.queue, *again)) if r.deadline_at <= now]:
             waited_ms = round((now - request.arrived_at) * 1e3)
             self._refuse(
                 request,
