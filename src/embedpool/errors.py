@@ -17,6 +17,7 @@
     │   ├── PoolFailed                  pool_failed      503   no worker can start; the reason is in the message
     │   └── NotRunning (ConnectionError) not_running     503   retryable; nobody answers at the endpoint
     ├── TimedOut (TimeoutError)         expired          504   retryable
+    ├── ModelChanged                    model_changed    409   the pool came back with another model in the middle
     ├── Cancelled                       cancelled        499
     ├── EncodeFailed                    encode_failed    500   the model run raised, or gave values that are not finite
     ├── SegmentError                    no_space         507   shared memory could not be had
@@ -130,6 +131,12 @@ class NotRunning(Unavailable, ConnectionError):
 class TimedOut(EmbedpoolError, TimeoutError):
     code = "expired"
     http_status = 504
+    retryable = True
+
+
+class ModelChanged(EmbedpoolError):
+    code = "model_changed"
+    http_status = 409
     retryable = True
 
 

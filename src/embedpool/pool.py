@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,15 +51,23 @@ class Pool(Client):
         self._owner = -1
         self._owned_by = os.getpid()
 
+    def _reset(self) -> None:
+        super()._reset()
+        self._starting = threading.Lock()
+
     def start(self) -> None:
         """Starts the pool and waits until it can answer. Called by `with` and by the first request; idempotent."""
-        if self._process is not None:
-            return
+        with self._starting:
+            if self._process is None:
+                self._launch()
+
+    def _launch(self) -> None:
         tmpfs = Path("/dev/shm")
         self._directory = Path(tempfile.mkdtemp(prefix="embedpool-", dir=tmpfs if is_tmpfs(tmpfs) else None))
-        self._process, self._owner = _start(self._command, {**self._settings, "runtime_dir": str(self._directory)})
+        process, self._owner = _start(self._command, {**self._settings, "runtime_dir": str(self._directory)})
+        self._process, self._owned_by = process, os.getpid()
         try:
-            self.endpoint = str(_ready(self._process)["endpoint"])
+            self.endpoint = str(_ready(process)["endpoint"])
         except BaseException:
             self._end()
             raise
@@ -85,7 +94,7 @@ class Pool(Client):
     def _end(self) -> None:
         if self._process is None or self._owned_by != os.getpid():
             return  # not started; or a forked child's copy, whose pool is its parent's
-        process, self._owned_by = self._process, -1
+        process, self._process = self._process, None
         process.send_signal(signal.SIGTERM)
         _owners.discard(self._owner)
         os.close(self._owner)

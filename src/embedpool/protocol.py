@@ -26,7 +26,6 @@ VERSION = 1
 MAX_I64 = 2**63 - 1
 MAX_NAME_CHARS = 512  # names of models, prompts, segments: a hub id is at most 96 + 1 + 96 characters
 MAX_MESSAGE_CHARS = 4096  # an error message, a warning
-FLOAT_BYTES = 4
 MAX_BUDGET_MS = 86_400_000.0  # a day
 MAX_TEXTS = 1 << 17  # in one message, whatever the configuration: checked before a single one is decoded
 FAULT_BYTES = 1 << 16  # how much of a rejected message is read once more, to say what is wrong with it

@@ -6,8 +6,10 @@ The loop watches the socket's descriptor itself; there is no thread and no task 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterable, Iterable, Sequence
+import weakref
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -15,8 +17,8 @@ import numpy as np
 import zmq
 
 from embedpool import errors
-from embedpool.client.arena import Vectors
-from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, ClientCore, Options, Ticket
+from embedpool.client.arena import Lease, Vectors
+from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, ClientCore, Options, Ticket, as_strings
 from embedpool.client.documents import CHUNKS_AHEAD, Assembly, Keywords, options_of
 from embedpool.client.link import nobody_at, open_link, own_name, receive, send
 from embedpool.client.sync import CLOSED, CONNECT_S, SEGMENT_BYTES
@@ -24,6 +26,12 @@ from embedpool.config import find_endpoint
 from embedpool.edge import descriptor
 from embedpool.errors import EmbedpoolError, NotRunning, TimedOut
 from embedpool.shm.segment import ReadMap
+
+
+def _of(me: weakref.ref[AsyncClient], method: Callable[[AsyncClient], None]) -> None:
+    client = me()
+    if client is not None:
+        method(client)
 
 
 class AsyncClient:
@@ -80,7 +88,7 @@ class AsyncClient:
         self._prompt(keywords, "document")
         keywords.setdefault("priority", "bulk")
         options = options_of(keywords)
-        texts = [text async for text in texts] if isinstance(texts, AsyncIterable) else list(texts)
+        texts = as_strings([text async for text in texts] if isinstance(texts, AsyncIterable) else texts)
         dim = self._core.check(texts, options)
         assembly = Assembly(texts, dim, self._core.reserve(len(texts), dim), self._core.limits, progress)
         with assembly:
@@ -99,8 +107,8 @@ class AsyncClient:
         """As Client.status."""
         deadline_at = time.monotonic() + timeout_s
         await self._connect(deadline_at)
-        ticket, frame = self._core.ask_status(deadline_at)
-        self._send([frame])
+        ticket, frames = self._core.ask_status(deadline_at, time.monotonic())
+        self._send(frames)
         found = await self._await(ticket)
         assert isinstance(found, str)
         return found
@@ -121,6 +129,14 @@ class AsyncClient:
         if self._core.arena is not None:
             self._core.arena.close()
         self._core.end(errors.Cancelled(CLOSED))
+        self._changed.set()
+
+    def __del__(self) -> None:
+        # Not closed, and nobody left to do it: the session must not live as long as the process.
+        with contextlib.suppress(Exception):
+            self._drop_link()
+            if self._core.arena is not None:
+                self._core.arena.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -135,11 +151,11 @@ class AsyncClient:
             keywords["prompt_name"] = name
 
     def _start(
-        self, texts: Sequence[str], options: Options, deadline_at: float, place: tuple[object, int] | None = None
+        self, texts: Sequence[str], options: Options, deadline_at: float, place: tuple[Lease, int] | None = None
     ) -> Ticket:
         self._check_open()
-        ticket, frame = self._core.ask(texts, options, deadline_at, time.monotonic(), place)  # type: ignore[arg-type]
-        self._send([frame])
+        ticket, frames = self._core.ask(texts, options, deadline_at, time.monotonic(), place)
+        self._send(frames)
         return ticket
 
     async def _take_chunk(self, assembly: Assembly, options: Options) -> None:
@@ -198,10 +214,10 @@ class AsyncClient:
         self._loop = loop
         if self._core.is_open:
             return
-        limit_at = min(deadline_at, time.monotonic() + self._connect_timeout_s) if self._sock is None else deadline_at
-        if self._sock is None:
-            self._open_link()
+        limit_at = deadline_at if self._sock is not None else min(deadline_at, time.monotonic() + self._connect_timeout_s)
         while not self._core.is_open:
+            if self._sock is None:
+                self._open_link()
             self._changed.clear()
             try:
                 async with asyncio.timeout(max(0.0, limit_at - time.monotonic())):
@@ -211,16 +227,22 @@ class AsyncClient:
             self._check_open()
             if self._core.refused_hello is not None:
                 error, self._core.refused_hello = self._core.refused_hello, None
-                self._drop_link()
-                self._core.lost()
+                self._give_up_link()
                 raise error
 
     def _open_link(self) -> None:
         assert self._loop is not None
         self._sock = open_link(self.endpoint)
         self._core.heard_at = time.monotonic()
-        self._loop.add_reader(descriptor(self._sock), self._drain)
-        self._ticker = self._loop.call_later(PING_AFTER_S, self._tick)
+        # The loop holds us weakly: a client that is dropped without close() is collected, and its session with it.
+        me = weakref.ref(self)
+        self._loop.add_reader(descriptor(self._sock), lambda: _of(me, AsyncClient._drain))
+        self._ticker = self._loop.call_later(PING_AFTER_S, lambda: _of(me, AsyncClient._tick))
+
+    def _give_up_link(self) -> None:
+        self._drop_link()
+        self._core.lost()
+        self._changed.set()  # whoever waits for a session opens the next link
 
     def _drop_link(self) -> None:
         if self._ticker is not None:
@@ -232,18 +254,18 @@ class AsyncClient:
         self._sock = None
 
     def _tick(self) -> None:
-        """Pings after silence while something is open; connects anew after more of it."""
+        """Pings after silence while something is awaited; connects anew after more of it."""
         assert self._loop is not None
-        now = time.monotonic()
-        silent_s = now - self._core.heard_at
-        if self._core.tickets and silent_s >= GONE_AFTER_S:
-            self._drop_link()
-            self._core.lost()
+        silent_s = time.monotonic() - self._core.heard_at
+        awaited = self._core.tickets or not self._core.is_open
+        if awaited and silent_s >= GONE_AFTER_S:
+            self._give_up_link()
             self._open_link()
             return
-        if self._core.tickets and silent_s >= PING_AFTER_S:
+        if awaited and silent_s >= PING_AFTER_S:
             self._send([self._core.ping()])
-        self._ticker = self._loop.call_later(PING_AFTER_S, self._tick)
+        me = weakref.ref(self)
+        self._ticker = self._loop.call_later(PING_AFTER_S, lambda: _of(me, AsyncClient._tick))
 
     def _send(self, frames: list[bytes]) -> None:
         if self._sock is None:

@@ -11,7 +11,7 @@ Rules
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
@@ -231,6 +231,7 @@ class ClientCore:
                 frames.append(wire.encode(wire.AskStatus(ticket.id)))
             else:
                 try:
+                    # The pool may have come back with another model: its dimension is the new room's.
                     ticket.dim = self.check(ticket.texts, ticket.options)
                     frames.append(self._message(ticket, now))
                 except EmbedpoolError as error:  # the pool came back with another model or other limits
@@ -275,7 +276,7 @@ class ClientCore:
             ticket.on_done()
 
 
-def as_strings(texts: Sequence[str]) -> tuple[str, ...]:
+def as_strings(texts: Iterable[str]) -> tuple[str, ...]:
     """The texts as plain strings: children of str (numpy's, for one) are not what msgspec encodes. Raises BadRequest for one
     string, which is a sequence of strings too."""
     if isinstance(texts, str):

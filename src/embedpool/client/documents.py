@@ -12,11 +12,11 @@ import numpy as np
 
 from embedpool.client.arena import Lease, Vectors
 from embedpool.client.core import Options, Ticket
-from embedpool.errors import BadRequest, EmbedpoolError
+from embedpool.errors import BadRequest, EmbedpoolError, ModelChanged
 from embedpool.protocol import Limits, Priority
 from embedpool.shm.layout import room_bytes
 
-CHUNK_ROWS = 256  # enough to sort by length within; few enough for a bar that moves
+CHUNK_ROWS = 128  # enough to sort by length within; few enough for a bar that moves
 CHUNK_CHARS = 1 << 20
 CHUNKS_AHEAD = 8  # open at a time: keeps every worker busy while answers are on their way
 
@@ -65,7 +65,7 @@ class Assembly:
     it, without a copy; otherwise each chunk is copied into an ordinary array as it comes.
     """
 
-    def __init__(self, texts: list[str], dim: int, lease: Lease | None, limits: Limits, progress: bool) -> None:
+    def __init__(self, texts: tuple[str, ...], dim: int, lease: Lease | None, limits: Limits, progress: bool) -> None:
         self._texts = texts
         self._dim = dim
         self._lease = lease
@@ -73,6 +73,7 @@ class Assembly:
         self._next = 0
         self._out: Vectors | None = None if lease is not None else np.empty((len(texts), dim), np.float32)
         self._done = 0
+        self._fingerprint = ""
         self._progress = progress
         self._bar: Any = None
         self.open: deque[Chunk] = deque()
@@ -110,7 +111,7 @@ class Assembly:
         if self._lease is not None:
             place = (self._lease, self._lease.offset + room_bytes(start, self._dim))
         self._next = stop
-        chunk = Chunk(start, tuple(self._texts[start:stop]), place)
+        chunk = Chunk(start, self._texts[start:stop], place)
         self.open.append(chunk)
         return chunk
 
@@ -118,6 +119,9 @@ class Assembly:
         """A chunk's answer: in its place already, or vectors to copy."""
         self.open.remove(chunk)
         assert chunk.ticket is not None
+        if self._fingerprint not in ("", chunk.ticket.fingerprint):
+            raise ModelChanged("the pool came back with another model in the middle: embed all the texts again")
+        self._fingerprint = chunk.ticket.fingerprint
         if not chunk.ticket.placed:
             rows = self._whole()
             rows[chunk.start : chunk.start + len(chunk.texts)] = vectors

@@ -2,9 +2,12 @@
 
 Rules
 1. The socket is touched only under the lock, and every touch ends by emptying it: its descriptor is edge-triggered.
-2. Of the threads that wait, one (the reader) polls the descriptor; the others sleep on their ticket's event. A reader that
-   has its answer wakes another waiter, which becomes the reader. There is no thread of our own: a query costs no hand-over.
-3. Every wait has a deadline.
+2. Of the threads that wait, one (the reader) polls the descriptor; the others sleep on their ticket's event. Whoever leaves,
+   for whatever reason, passes through `_leave`, which sees to it that there is a reader while anybody sleeps. There is no
+   thread of our own: a query costs no hand-over.
+3. An exception in the middle of reading (KeyboardInterrupt) may lose part of a message. The link is then given up: the next
+   session answers everything that is open.
+4. Every wait has a deadline.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ import select
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
@@ -24,8 +26,8 @@ import numpy as np
 import zmq
 
 from embedpool import errors
-from embedpool.client.arena import Vectors
-from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, ClientCore, Options, Ticket
+from embedpool.client.arena import Lease, Vectors
+from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, ClientCore, Options, Ticket, as_strings
 from embedpool.client.documents import CHUNKS_AHEAD, Assembly, Keywords, options_of
 from embedpool.client.link import nobody_at, open_link, own_name, receive, send
 from embedpool.config import find_endpoint
@@ -35,6 +37,7 @@ from embedpool.shm.segment import ReadMap
 
 SEGMENT_BYTES = 16 << 20  # room for 10,900 rows of 384 dimensions; it is real memory of the pool's machine
 CONNECT_S = 5.0
+CONNECT_POLL_S = 0.05
 CLOSED = "this client was closed"
 
 
@@ -67,8 +70,8 @@ class Client:
         self._sock: zmq.Socket[bytes] | None = None
         self._wake = -1
         self._poll = select.poll()
-        self._reading = False
-        self._sleepers: deque[Ticket] = deque()
+        self._reader: Ticket | None = None
+        self._sleepers: dict[Ticket, None] = {}  # in the order of their coming
         self._pinged_at = 0.0
 
     # ── public ──
@@ -90,9 +93,7 @@ class Client:
         options = options_of(keywords)
         deadline_at = time.monotonic() + timeout_s
         self._connect(deadline_at)
-        return self._vectors(
-            self._await(self._start(tuple(texts) if not isinstance(texts, str) else texts, options, deadline_at))
-        )
+        return self._vectors(self._await(self._start(texts, options, deadline_at)))
 
     def embed_query(self, text: str, *, timeout_s: float = 30.0, **keywords: Unpack[Keywords]) -> Vectors:
         """float32[dim]: one text, with the model's query prompt if it has one and `prompt_name` is not given."""
@@ -121,7 +122,7 @@ class Client:
         self._prompt(keywords, "document")
         keywords.setdefault("priority", "bulk")
         options = options_of(keywords)
-        texts = list(texts)
+        texts = as_strings(texts)
         with self._lock:
             dim = self._core.check(texts, options)
             assembly = Assembly(texts, dim, self._core.reserve(len(texts), dim), self._core.limits, progress)
@@ -142,8 +143,9 @@ class Client:
         deadline_at = time.monotonic() + timeout_s
         self._connect(deadline_at)
         with self._lock:
-            ticket, frame = self._core.ask_status(deadline_at)
-            self._send([frame])
+            self._check_open()
+            ticket, frames = self._core.ask_status(deadline_at, time.monotonic())
+            self._send(frames)
         found = self._await(ticket)
         assert isinstance(found, str)
         return found
@@ -186,12 +188,12 @@ class Client:
             keywords["prompt_name"] = name
 
     def _start(
-        self, texts: Sequence[str], options: Options, deadline_at: float, place: tuple[object, int] | None = None
+        self, texts: Sequence[str], options: Options, deadline_at: float, place: tuple[Lease, int] | None = None
     ) -> Ticket:
         with self._lock:
             self._check_open()
-            ticket, frame = self._core.ask(texts, options, deadline_at, time.monotonic(), place)  # type: ignore[arg-type]
-            self._send([frame])
+            ticket, frames = self._core.ask(texts, options, deadline_at, time.monotonic(), place)
+            self._send(frames)
         return ticket
 
     def _vectors(self, result: Vectors | str) -> Vectors:
@@ -231,6 +233,8 @@ class Client:
         except BaseException:
             self._abandon([ticket])
             raise
+        finally:
+            self._leave(ticket)
         if isinstance(ticket.result, EmbedpoolError):
             raise ticket.result
         return ticket.result
@@ -249,50 +253,47 @@ class Client:
             self._drain()
             if ticket.result is not None:
                 return
-            reader = not self._reading
-            if reader:
-                self._reading = True
-            else:
+            if self._reader is None:
+                self._reader = ticket
+            if self._reader is not ticket:
                 ticket.waker = ticket.waker or threading.Event()
                 ticket.waker.clear()
-                self._sleepers.append(ticket)
-        if reader:
-            self._read(ticket)
+                self._sleepers[ticket] = None
+        patience_s = max(0.0, ticket.deadline_at - time.monotonic())
+        if self._reader is ticket:
+            self._read(ticket, min(PING_AFTER_S, patience_s))
         elif ticket.waker is not None:
-            ticket.waker.wait(max(0.0, ticket.deadline_at - time.monotonic()))
+            ticket.waker.wait(min(patience_s, threading.TIMEOUT_MAX))
 
-    def _read(self, ticket: Ticket) -> None:
-        patience_s = min(PING_AFTER_S, max(0.0, ticket.deadline_at - time.monotonic()))
-        ready: list[tuple[int, int]] | None = None
-        try:
-            ready = self._poll.poll(patience_s * 1e3 + 0.999)
-        finally:
-            with self._lock:
-                self._reading = False
-                if not self._closed:
-                    if ready is None or (self._wake, select.POLLIN) in ready:
-                        self._be_roused()
-                    self._drain()
-                    if not ready:
-                        self._keep_alive()
-                if ticket.result is not None or not ready:
-                    self._wake_next()
-
-    def _wake_next(self) -> None:
-        """This thread leaves: another that waits becomes the reader."""
-        while self._sleepers:
-            heir = self._sleepers.popleft()
-            if heir.result is None and heir.waker is not None:
-                heir.waker.set()
+    def _read(self, ticket: Ticket, patience_s: float) -> None:
+        ready = self._poll.poll(patience_s * 1e3 + 0.999)
+        with self._lock:
+            if self._closed:
                 return
+            if (self._wake, select.POLLIN) in ready:
+                self._be_roused()
+            self._drain()
+            if not ready and ticket.result is None:
+                self._keep_alive()
+
+    def _leave(self, ticket: Ticket) -> None:
+        """This thread waits no longer: somebody else must read, if anybody sleeps."""
+        with self._lock:
+            self._sleepers.pop(ticket, None)
+            if self._reader is ticket:
+                self._reader = None
+            if self._reader is None:
+                for heir in self._sleepers:
+                    if heir.result is None and heir.waker is not None:
+                        heir.waker.set()
+                        return
 
     def _keep_alive(self) -> None:
         """Pings after silence; takes the router for dead, and connects anew, after more of it."""
         now = time.monotonic()
         silent_s = now - self._core.heard_at
         if silent_s >= GONE_AFTER_S:
-            self._drop_link()
-            self._core.lost()
+            self._give_up_link()
             self._open_link()
         elif silent_s >= PING_AFTER_S and now - self._pinged_at >= PING_AFTER_S:
             self._pinged_at = now
@@ -325,13 +326,17 @@ class Client:
             os.close(self._wake)
         self._sock, self._wake = None, -1
 
+    def _give_up_link(self) -> None:
+        self._drop_link()
+        self._core.lost()
+
     def _rouse(self) -> None:
         if self._wake >= 0:
             os.eventfd_write(self._wake, 1)
 
     def _be_roused(self) -> None:
         """Takes the sign back; only the reader does, or a sign meant for it could be lost."""
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):
             os.eventfd_read(self._wake)
 
     def _send(self, frames: list[bytes]) -> None:
@@ -341,34 +346,39 @@ class Client:
     def _drain(self) -> None:
         sock = self._socket()
         emptied = False
-        while (found := receive(sock)) is not None:
-            emptied = True
-            send(sock, self._core.received(*found, time.monotonic()))
-        if emptied and self._reading:
+        try:
+            while (found := receive(sock)) is not None:
+                emptied = True
+                send(sock, self._core.received(*found, time.monotonic()))
+        except BaseException:
+            self._give_up_link()  # rule 3
+            raise
+        if emptied and self._reader is not None:
             self._rouse()  # this may have been the reader's answer, and its descriptor will not tell again
 
     def _connect(self, deadline_at: float) -> None:
         """Returns with a session, at the latest at the deadline; raises NotRunning, or what the pool refused it for."""
-        if self._core.is_open:
+        if self._core.is_open and not self._closed:
             return
-        first = self._sock is None
-        limit_at = min(deadline_at, time.monotonic() + self._connect_timeout_s) if first else deadline_at
-        while not self._core.is_open:
-            with self._lock:
-                self._check_open()
-                fd = descriptor(self._socket())
-                self._drain()
-                if self._core.is_open:
-                    return
-                if self._core.refused_hello is not None:
-                    error, self._core.refused_hello = self._core.refused_hello, None
-                    self._drop_link()
-                    self._core.lost()
-                    raise error
+        limit_at = deadline_at if self._sock is not None else min(deadline_at, time.monotonic() + self._connect_timeout_s)
+        while not self._has_session():
             left_s = limit_at - time.monotonic()
             if left_s <= 0:
                 raise NotRunning(nobody_at(self.endpoint))
-            select.select([fd], [], [], min(left_s, 0.05))
+            self._poll.poll(min(left_s, CONNECT_POLL_S) * 1e3)
+
+    def _has_session(self) -> bool:
+        with self._lock:
+            self._check_open()
+            self._drain()
+            if self._core.is_open:
+                return True
+            if self._core.refused_hello is not None:
+                error, self._core.refused_hello = self._core.refused_hello, None
+                self._give_up_link()
+                raise error
+            self._keep_alive()
+            return False
 
 
 # ── fork ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

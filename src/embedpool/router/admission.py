@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from embedpool.protocol import Embed, ModelCard, Refused
 from embedpool.router.queue import Queue
+from embedpool.router.state import Session
 from embedpool.shm.layout import fits, room_bytes
 
 
@@ -65,11 +66,13 @@ class Admission:
         return None
 
     def too_full(
-        self, ask: Embed, nbytes: int, queue: Queue, session_requests: int, backlog_ms: Callable[[], float]
+        self, ask: Embed, nbytes: int, queue: Queue, session: Session, backlog_ms: Callable[[], float]
     ) -> Refused | None:
         """Why there is no room for this request now, or None."""
-        if session_requests >= self.max_session_requests:
-            reason = f"{session_requests} requests of this session are open"
+        if len(session.open) >= self.max_session_requests:
+            reason = f"{len(session.open)} requests of this session are open"
+        elif ask.offset is None and session.inline_bytes >= self.max_inline_bytes:
+            reason = f"{session.inline_bytes} bytes of inline vectors of this session are open"
         elif queue.rows + len(ask.texts) > self.max_queue_rows and queue.rows:
             reason = f"{queue.rows} texts are waiting"
         elif queue.nbytes + nbytes > self.max_queue_bytes and queue.nbytes:

@@ -46,6 +46,7 @@ from embedpool.router.events import (
 from embedpool.router.invariants import check
 from embedpool.router.queue import Queue
 from embedpool.router.state import Counters, Job, Request, Session, Slice, Worker
+from embedpool.shm.layout import room_bytes
 
 DEPTH = 2  # one job running, one ahead, so that a worker never waits for the router's round trip (about 150 us)
 SWEEP_S = 0.1  # how often requests are looked at for having expired and workers for being hung
@@ -142,7 +143,8 @@ class Core:
             self._reply(event.session, late, out)
             return
         if ask.offset is None:
-            request.inline = bytearray(len(ask.texts) * dim * wire.FLOAT_BYTES)
+            request.inline = bytearray(room_bytes(len(ask.texts), dim))
+            session.inline_bytes += len(request.inline)
         session.open[ask.id] = request
         self.queue.add(request)
 
@@ -160,7 +162,7 @@ class Core:
         if self.draining:
             return Refused(ask.id, "draining", "the pool is stopping: ask again", retryable=True, retry_after_ms=1000)
         return self.rules.invalid(self.model, ask, session.segment_bytes) or self.rules.too_full(
-            ask, nbytes, self.queue, len(session.open), self._backlog_ms
+            ask, nbytes, self.queue, session, self._backlog_ms
         )
 
     def _backlog_ms(self) -> float:
@@ -196,6 +198,7 @@ class Core:
         if request.in_jobs or request.waiting or session.closed:
             return
         del session.open[ask.id]
+        session.inline_bytes -= len(request.inline or b"")
         if request.refusal is not None:
             self._reply(session.key, request.refusal, out)
             return
@@ -258,11 +261,11 @@ class Core:
                 if not (self.queue or self.retries):
                     return
                 if len(worker.jobs) == depth and not worker.killed:
-                    job = self._next(out)
+                    job = self._next()
                     if job is not None:
                         self._give(number, worker, job, now, out)
 
-    def _next(self, out: list[Action]) -> Job | None:
+    def _next(self) -> Job | None:
         if self.retries:
             return self.retries.popleft()
         slices = self.queue.take(self.cost, self.rules.slice_ms, MAX_JOB_ROWS)
@@ -331,7 +334,7 @@ class Core:
         self.counters.tokens += tokens
         if request.inline is None:
             return payload
-        width = request.dim * wire.FLOAT_BYTES
+        width = room_bytes(1, request.dim)
         for i, row in enumerate(piece.rows):
             request.inline[row * width : (row + 1) * width] = payload[i * width : (i + 1) * width]
         return payload[len(piece.rows) * width :]

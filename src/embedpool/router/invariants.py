@@ -33,6 +33,8 @@ def check(core: Core) -> None:
     assert core.queue.rows == sum(len(r.waiting) for r in queued)
     assert core.queue.units == sum(r.units[row] for r in queued for row in r.waiting)
     assert core.queue.nbytes == sum(r.nbytes for r in queued)
+    for session in core.sessions.values():
+        assert session.inline_bytes == sum(len(request.inline or b"") for request in session.open.values())
     for request in core.all_open():
         mine = [s for job in given for s in job.slices if s.request is request]
         assert len(mine) == request.in_jobs, "in_jobs is not the number of slices in jobs"

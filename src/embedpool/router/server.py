@@ -33,6 +33,7 @@ log = logging.getLogger("embedpool.router")
 READ_AT_ONCE = 256  # messages per socket and turn: bounds how long one busy peer keeps the others waiting
 UPKEEP_S = 0.5  # how often clients are looked at for having gone
 HANDSHAKE_MS = 2000  # a connection that does not speak ZMTP is closed after this
+UNREAD_REQUESTS = 64  # per client, of up to max_request_bytes each; what is beyond waits at the client
 QUEUED_ANSWERS = 20_000  # per client that does not read; beyond, its session is closed
 
 
@@ -65,8 +66,8 @@ class Server:
             sweep(Path(self.spec.segments))  # those of a router that was killed: its sessions died with it
         context = zmq.Context()
         try:
-            self.clients = self._bind(context, self.spec.endpoint, 0o660, self.spec.max_request_bytes)
-            self.workers = self._bind(context, self.spec.workers_endpoint, 0o600, -1)
+            self.clients = self._bind(context, self.spec.endpoint, 0o660, self.spec.max_request_bytes, UNREAD_REQUESTS)
+            self.workers = self._bind(context, self.spec.workers_endpoint, 0o600, -1, QUEUED_ANSWERS)
         except zmq.ZMQError as error:
             control.say(self.link, control.CannotBind(f"cannot listen on {self.spec.endpoint}: {error.strerror}"))
             return
@@ -80,14 +81,16 @@ class Server:
                 if endpoint.startswith("ipc://"):
                     Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
-    def _bind(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, mode: int, most: int) -> zmq.Socket[bytes]:
+    def _bind(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, mode: int, most: int, unread: int
+    ) -> zmq.Socket[bytes]:
         sock = context.socket(zmq.ROUTER)
         sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
         sock.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         sock.setsockopt(zmq.MAXMSGSIZE, most)
         sock.setsockopt(zmq.LINGER, 0)
         sock.setsockopt(zmq.SNDHWM, QUEUED_ANSWERS)
-        sock.setsockopt(zmq.RCVHWM, QUEUED_ANSWERS)
+        sock.setsockopt(zmq.RCVHWM, unread)
         sock.setsockopt(zmq.BACKLOG, 512)
         old = os.umask(0o777 & ~mode)  # bind creates the socket with 0777 & ~umask: never more open than it will be
         try:

@@ -16,6 +16,7 @@ class Session:
     segment: str
     segment_bytes: int
     open: dict[int, Request] = field(default_factory=dict)
+    inline_bytes: int = 0  # of vectors that open requests will get inline: the router holds them
     closed: bool = False
 
 

@@ -133,6 +133,10 @@ class ReadMap:
             raise
         self.size = size
 
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            self.close()
+
     def array(self, offset: int, count: int) -> NDArray[np.float32]:
         """float32[count] at `offset`, not writable; keeps the mapping alive."""
         return np.frombuffer(self._map, np.float32, count, offset)

@@ -45,13 +45,14 @@ class Place:
         return f"ipc://{self.path / WORKERS}"
 
     def leave(self) -> None:
-        """Removes all that is ours; the directory itself too, if it is empty then."""
+        """Removes all that is ours, the lock last; the directory itself too, if it is empty then."""
         sweep(self.segments)
+        with contextlib.suppress(OSError):
+            self.segments.rmdir()
         for path in (self.record, self.path / WORKERS, self.path / LOCK):
             path.unlink(missing_ok=True)
-        for directory in (self.segments, self.path):
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
         os.close(self.lock)
 
 
@@ -79,6 +80,7 @@ def enter(path: Path, endpoint: str) -> Place:
 
 def _lock(path: Path) -> int:
     while True:
+        path.mkdir(mode=0o750, exist_ok=True)  # a pool that just left may have taken it along
         fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -112,10 +114,14 @@ def _free(path: Path) -> None:
     """Unlinks a socket that nobody listens on. ZeroMQ's bind would take a living one away from its owner without a word."""
     if not path.exists():
         return
+    if not path.is_socket():
+        raise ConfigError(f"{path} exists and is no socket: give another --endpoint")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))
-        except OSError:
+        except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be looked at: {error.strerror}") from error
     raise AlreadyRunning(f"another process already listens on {path}: stop it, or give another --endpoint")
