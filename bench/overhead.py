@@ -15,6 +15,7 @@ from common import median, percentile, write
 from embedpool import Pool
 from embedpool import protocol as wire
 from embedpool.client.link import open_link
+from embedpool.shm.segment import ReadMap
 
 TEXT = "which planet is known as the red planet?"
 AHEAD = 256
@@ -39,6 +40,7 @@ def pipelined(endpoint: str, requests: int) -> float:
     sock.send(wire.encode(wire.Hello(wire.VERSION, 16 << 20, "bench")))
     welcome = wire.decode(sock.recv())
     assert isinstance(welcome, wire.Welcome), welcome
+    held = ReadMap(welcome.segment, welcome.segment_bytes)
     row_bytes = welcome.models[0].dim * 4
     frames = [wire.encode(wire.Embed(i, (TEXT,), (i % AHEAD) * row_bytes)) for i in range(AHEAD, AHEAD + requests)]
     began = time.perf_counter()
@@ -60,6 +62,7 @@ def pipelined(endpoint: str, requests: int) -> float:
     seconds = time.perf_counter() - began
     sock.send(wire.encode(wire.Bye()))
     sock.close()
+    held.close()
     return requests / seconds
 
 

@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and bench/README.md from bench/results/*.json; with `--check` only says if they are current."""
+"""Writes the tables of README.md and bench/README.md from bench/results/*.json; `--check` only says if they are current."""
 
 from __future__ import annotations
 

@@ -361,24 +361,27 @@ class Client:
         if self._core.is_open and not self._closed:
             return
         limit_at = deadline_at if self._sock is not None else min(deadline_at, time.monotonic() + self._connect_timeout_s)
-        while not self._has_session():
+        while (fd := self._session_awaited()) is not None:
             left_s = limit_at - time.monotonic()
             if left_s <= 0:
                 raise NotRunning(nobody_at(self.endpoint))
-            self._poll.poll(min(left_s, CONNECT_POLL_S) * 1e3)
+            poll = select.poll()  # not the reader's: one such object serves one thread at a time
+            poll.register(fd, select.POLLIN)
+            poll.poll(min(left_s, CONNECT_POLL_S) * 1e3)
 
-    def _has_session(self) -> bool:
+    def _session_awaited(self) -> int | None:
+        """None with a session; else the descriptor that will tell of one."""
         with self._lock:
             self._check_open()
             self._drain()
             if self._core.is_open:
-                return True
+                return None
             if self._core.refused_hello is not None:
                 error, self._core.refused_hello = self._core.refused_hello, None
                 self._give_up_link()
                 raise error
             self._keep_alive()
-            return False
+            return descriptor(self._socket())
 
 
 # ── fork ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
