@@ -17,6 +17,7 @@ from embedpool.errors import ConfigError
 
 PREFIX = "EMBEDPOOL_"
 SOCKET = "embedpool.sock"
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path is 108 bytes with its end, unix(7)
 
 
@@ -103,7 +104,7 @@ def load(flags: Mapping[str, Any], file: str = "", environ: Mapping[str, str] | 
             values[row.name] = (flags[row.name], f"from {flag(row.name)}")
     known = {row.name: row for row in rows()}
     config = Config(**{name: _parsed(known[name], value, origin) for name, (value, origin) in values.items()})
-    _check_endpoint(config.endpoint_url())
+    _check_endpoint(config.endpoint_url(), values.get("endpoint", ("", "from the runtime directory"))[1])
     return config
 
 
@@ -122,16 +123,24 @@ def _parsed(row: Field[Any], value: Any, origin: str) -> Any:
     kind: type[Any] = type(row.default)
     if row.name == "workers" and value == "auto":
         return 0
-    try:
-        parsed = _bool(value) if kind is bool else kind(value) if not isinstance(value, bool) else None
-        if kind is int and isinstance(value, float):
-            parsed = None
-    except (ValueError, TypeError):
-        parsed = None
+    parsed = _as(kind, value)
     low, high, choices = row.metadata["low"], row.metadata["high"], row.metadata["choices"]
     if parsed is None or (kind in (int, float) and not low <= parsed <= high) or (choices and parsed not in choices):
         raise ConfigError(f"{row.name} must be {_wanted(row)}: {value!r} {origin}")
     return parsed
+
+
+def _as(kind: type[Any], value: Any) -> Any:
+    """The value as a setting of that kind, None if it is none. Strings are what flags and the environment give."""
+    if kind is bool:
+        return _bool(value)
+    fitting = {int: (int, str), float: (int, float, str), str: (str,)}[kind]
+    if isinstance(value, bool) or not isinstance(value, fitting):
+        return None
+    try:
+        return kind(value)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _bool(value: Any) -> bool | None:
@@ -150,17 +159,22 @@ def _wanted(row: Field[Any]) -> str:
     return f"{kind} from {row.metadata['low']:g} to {row.metadata['high']:g}{also}"
 
 
-def _check_endpoint(url: str) -> None:
+def _check_endpoint(url: str, origin: str) -> None:
     scheme, _, rest = url.partition("://")
     if scheme == "ipc" and rest.startswith("/"):
         if len(rest.encode()) > LONGEST_SOCKET_PATH:
-            raise ConfigError(f"socket path {rest} is longer than {LONGEST_SOCKET_PATH} bytes: choose a shorter --runtime-dir")
+            raise ConfigError(
+                f"socket path {rest} ({origin}) is longer than {LONGEST_SOCKET_PATH} bytes: change it or --runtime-dir"
+            )
         return
-    if scheme == "tcp" and rest.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]"):
+    host, _, port = rest.rpartition(":")
+    if scheme == "tcp" and host in LOOPBACK and port.isdecimal() and 0 < int(port) < 65_536:
         return
-    if scheme == "tcp":
-        raise ConfigError(f"endpoint {url} is not on loopback: messages are not encrypted, so only tcp://127.0.0.1 is served")
-    raise ConfigError(f"endpoint {url} is not one of ipc:///PATH and tcp://127.0.0.1:PORT")
+    if scheme == "tcp" and host and host not in LOOPBACK:
+        reason = "is not on loopback: messages are not encrypted, so only tcp://127.0.0.1:PORT is served"
+    else:
+        reason = "is not one of ipc:///PATH and tcp://127.0.0.1:PORT"
+    raise ConfigError(f"endpoint {url} ({origin}) {reason}")
 
 
 # ── places ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -191,7 +205,9 @@ def find_endpoint(environ: Mapping[str, str] | None = None) -> str:
     if environ.get("EMBEDPOOL_ENDPOINT"):
         return environ["EMBEDPOOL_ENDPOINT"]
     own = environ.get("EMBEDPOOL_RUNTIME_DIR")
-    places = [Path(own)] if own else [default_runtime_dir(environ), Path("/run/embedpool")]
+    # A client's own $RUNTIME_DIRECTORY, if it is a unit itself, says nothing of the pool's.
+    users = {name: value for name, value in environ.items() if name != "RUNTIME_DIRECTORY"}
+    places = [Path(own)] if own else [default_runtime_dir(users), Path("/run/embedpool")]
     for place in places:
         if (place / SOCKET).exists():
             return f"ipc://{place / SOCKET}"
@@ -200,7 +216,7 @@ def find_endpoint(environ: Mapping[str, str] | None = None) -> str:
 
 def is_tmpfs(path: Path) -> bool:
     """Whether files in `path` are memory. False where /proc does not tell."""
-    kind, best = "", -1
+    path, kind, best = path.resolve(), "", -1
     try:
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
             left, _, right = line.partition(" - ")

@@ -17,7 +17,7 @@
     │   ├── PoolFailed                  pool_failed      503   no worker can start; the reason is in the message
     │   └── NotRunning (ConnectionError) not_running     503   retryable; nobody answers at the endpoint
     ├── TimedOut (TimeoutError)         expired          504   retryable
-    ├── ModelChanged                    model_changed    409   the pool came back with another model in the middle
+    ├── ModelChanged                    model_changed    409   retryable; the pool came back with another model in the middle
     ├── Cancelled                       cancelled        499
     ├── EncodeFailed                    encode_failed    500   the model run raised, or gave values that are not finite
     ├── SegmentError                    no_space         507   shared memory could not be had

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from embedpool.client import Client
 from embedpool.client.sync import SEGMENT_BYTES
-from embedpool.config import flag, is_tmpfs
+from embedpool.config import SOCKET, flag, is_tmpfs
 from embedpool.errors import ModelError, PoolFailed
 
 START_S = 180.0  # a model may have to be downloaded first
@@ -64,7 +64,9 @@ class Pool(Client):
     def _launch(self) -> None:
         tmpfs = Path("/dev/shm")
         self._directory = Path(tempfile.mkdtemp(prefix="embedpool-", dir=tmpfs if is_tmpfs(tmpfs) else None))
-        process, self._owner = _start(self._command, {**self._settings, "runtime_dir": str(self._directory)})
+        # Said outright: EMBEDPOOL_ENDPOINT, if it is set, names another pool.
+        place = {"runtime_dir": str(self._directory), "endpoint": f"ipc://{self._directory / SOCKET}"}
+        process, self._owner = _start(self._command, {**self._settings, **place})
         self._process, self._owned_by = process, os.getpid()
         try:
             self.endpoint = str(_ready(process)["endpoint"])

@@ -152,15 +152,7 @@ def _loaded_with_the_supervisor() -> set[str]:
 
 @pytest.mark.parametrize(
     "library",
-    [
-        "zmq",
-        "onnxruntime",
-        "tokenizers",
-        pytest.param(
-            "numpy",
-            marks=pytest.mark.xfail(strict=True, reason="supervise.place takes sweep from shm.segment, which needs numpy"),
-        ),
-    ],
+    ["zmq", "onnxruntime", "tokenizers", "numpy", "mmap"],
 )
 def test_the_supervisor_does_not_load(library: str) -> None:
     assert "embedpool.supervise.supervisor" in _loaded_with_the_supervisor()

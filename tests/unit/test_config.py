@@ -134,13 +134,11 @@ def test_a_value_of_another_type_in_the_file_is_refused(tmp_path: Path, line: st
     _refused(line.partition(" ")[0], "pool.toml", file=_file(tmp_path, line))
 
 
-@pytest.mark.xfail(strict=True, reason="whatever stands in the file becomes a string by str()")
 @pytest.mark.parametrize("line", ["model = 5", 'model = ["a"]', "cache = {a = 1}"])
 def test_what_is_not_a_string_in_the_file_is_refused_where_a_string_is_wanted(tmp_path: Path, line: str) -> None:
     _refused(line.partition(" ")[0], "a string", file=_file(tmp_path, line))
 
 
-@pytest.mark.xfail(strict=True, raises=OverflowError, reason="float() of a whole number beyond a float raises OverflowError")
 def test_a_number_beyond_all_floats_is_refused(tmp_path: Path) -> None:
     _refused("slice_ms", file=_file(tmp_path, "slice_ms = 1" + "0" * 400))
 
@@ -163,7 +161,7 @@ def test_endpoints_of_this_machine_are_taken(url: str) -> None:
     assert load({"endpoint": url}, environ={}).endpoint_url() == url
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0:5555", "192.168.1.4:5555", "*:5555", "pool:5555", "127.0.0.1"])
+@pytest.mark.parametrize("host", ["0.0.0.0:5555", "192.168.1.4:5555", "*:5555", "pool:5555"])
 def test_tcp_beyond_loopback_is_refused(host: str) -> None:
     _refused(f"tcp://{host}", "not on loopback", "127.0.0.1", flags={"endpoint": f"tcp://{host}"})
 
@@ -181,15 +179,13 @@ def test_a_socket_path_is_measured_in_bytes(letter: str) -> None:
     _refused("longer than 107 bytes", flags={"runtime_dir": "/tmp/" + 100 * letter})
 
 
-@pytest.mark.xfail(strict=True, reason="the endpoint is checked where its origin is no longer known")
 def test_a_bad_endpoint_says_where_it_came_from() -> None:
     _refused("from EMBEDPOOL_ENDPOINT", environ={"EMBEDPOOL_ENDPOINT": "tcp://10.0.0.1:5555"})
 
 
-@pytest.mark.xfail(strict=True, reason="the port is not looked at; ZeroMQ refuses it later, in another process")
-@pytest.mark.parametrize("port", ["", "http", "-1", "65536"])
+@pytest.mark.parametrize("port", ["", ":", ":http", ":-1", ":65536"])
 def test_a_port_that_is_no_port_is_refused(port: str) -> None:
-    _refused("PORT", flags={"endpoint": f"tcp://127.0.0.1:{port}"})
+    _refused("PORT", flags={"endpoint": f"tcp://127.0.0.1{port}"})
 
 
 # ── places ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -64,12 +64,7 @@ def test_the_tree_drawn_on_top_says_what_each_class_is(line: _Drawn) -> None:
     assert {base.__name__ for base in kind.__bases__} == {line.parent, line.builtin} - {""}
 
 
-_UNSAID = pytest.mark.xfail(strict=True, reason="ModelChanged is retryable, and its line in the drawing does not say so")
-
-
-@pytest.mark.parametrize(
-    "line", [pytest.param(line, id=line.name, marks=[_UNSAID] * (line.name == "ModelChanged")) for line in _drawn()]
-)
+@pytest.mark.parametrize("line", _drawn(), ids=lambda line: line.name)
 def test_the_tree_drawn_on_top_says_what_is_retryable(line: _Drawn) -> None:
     assert getattr(errors, line.name).retryable == line.note.startswith("retryable")
 

@@ -78,6 +78,7 @@ class ClientCore:
     tickets: dict[int, Ticket] = field(default_factory=dict)
     _ids: count[int] = field(default_factory=lambda: count(1))
     _greeted: int | None = None
+    _unmapped: str = ""  # why a segment that was given could not be used
 
     # ── asking ──
 
@@ -208,13 +209,13 @@ class ClientCore:
         if self.arena is not None:
             self.arena.close()
             self.arena = None
-        self.warning = welcome.warning
+        self.warning = welcome.warning or self._unmapped
         if welcome.segment:
             try:
                 self.arena = Arena(self.map_segment(welcome.segment, welcome.segment_bytes))
             except errors.SegmentError as error:
                 self.segment_bytes = 0
-                self.warning = f"{error.message}; vectors come inline"
+                self._unmapped = f"{error.message}; vectors come inline"
                 return [wire.encode(wire.Hello(wire.VERSION, 0, self.name))]
         self.limits, self.models = welcome.limits, welcome.models
         self.state, self.refused_hello = "open", None

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from embedpool.errors import ModelError
 from embedpool.models.spec import POOLINGS, Pooling
 
+KNOWN_MODULES = {"Transformer", "Pooling", "Dense", "Normalize"}
 ONNX_NAMES = ("onnx/model.onnx", "model.onnx")
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
@@ -46,20 +47,33 @@ def read(directory: Path, onnx_file: str = "", pooling: str = "auto") -> ModelFi
     modules = _modules(directory)
     body = directory / modules.get("Transformer", "")
     sentence = _json(body / "sentence_bert_config.json")
-    prompts = _json(directory / "config_sentence_transformers.json")
-    named = {str(k): str(v) for k, v in (prompts.get("prompts") or {}).items() if v}
-    default = prompts.get("default_prompt_name") or ""
+    named, default = _prompts(directory / "config_sentence_transformers.json")
     return ModelFiles(
         directory=directory,
         onnx=_onnx(directory, onnx_file),
-        tokenizer=_first(directory, "tokenizer.json", body / "tokenizer.json", directory / "tokenizer.json"),
+        tokenizer=_first(
+            f"{directory} has no tokenizer.json: it is needed to turn texts into tokens",
+            body / "tokenizer.json",
+            directory / "tokenizer.json",
+        ),
         pooling=_override(pooling) or _pooling(directory, modules),
         dense=any(kind == "Dense" for kind in modules),
         max_tokens=_max_tokens(directory, body, sentence),
         lowercase=bool(sentence.get("do_lower_case", False)),
         prompts=named,
-        default_prompt=default if default in named else "",
+        default_prompt=default,
     )
+
+
+def _prompts(path: Path) -> tuple[dict[str, str], str]:
+    """(prompts by name, name of the default one or "")."""
+    config = _json(path)
+    named, default = config.get("prompts") or {}, config.get("default_prompt_name") or ""
+    if not isinstance(named, dict) or not all(isinstance(text, str) for text in named.values()):
+        raise ModelError(f"{path}: prompts should be an object of strings")
+    if not isinstance(default, str) or (default and default not in named):
+        raise ModelError(f"{path}: default_prompt_name is {default!r}, which is none of its prompts")
+    return named, default
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -82,21 +96,25 @@ def _modules(directory: Path) -> dict[str, str]:
         return {}
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return {str(row["type"]).rsplit(".", 1)[-1]: str(row["path"]) for row in rows}
+        found = {str(row["type"]).rsplit(".", 1)[-1]: str(row["path"]) for row in rows}
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
+    unknown = sorted(set(found) - KNOWN_MODULES)
+    if unknown:
+        raise ModelError(f"{path} asks for {', '.join(unknown)}; known are {', '.join(sorted(KNOWN_MODULES))}")
+    return found
 
 
-def _first(directory: Path, name: str, *places: Path) -> Path:
+def _first(missing: str, *places: Path) -> Path:
     for path in places:
         if path.is_file():
             return path
-    raise ModelError(f"{directory} has no {name}: it is needed to turn texts into tokens")
+    raise ModelError(missing)
 
 
 def _onnx(directory: Path, onnx_file: str) -> Path:
     if onnx_file:
-        return _first(directory, onnx_file, directory / onnx_file)
+        return _first(f"{directory} has no {onnx_file}, the graph that --onnx-file names", directory / onnx_file)
     for name in ONNX_NAMES:
         if (directory / name).is_file():
             return directory / name
@@ -134,10 +152,13 @@ def _pooling(directory: Path, modules: dict[str, str]) -> Pooling | None:
 
 
 def _max_tokens(directory: Path, body: Path, sentence: dict[str, Any]) -> int | None:
-    limits = [
-        sentence.get("max_seq_length"),
-        _json(directory / "tokenizer_config.json").get("model_max_length"),
-        _json(body / "config.json").get("max_position_embeddings"),
-    ]
-    numbers = [int(n) for n in limits if isinstance(n, (int, float)) and 0 < n <= LARGEST_MAX_TOKENS]
-    return numbers[0] if numbers else None
+    """max_seq_length where it is said, else the lesser of what tokenizer and model can take (as sentence-transformers does)."""
+    if _is_limit(sentence.get("max_seq_length")):
+        return int(sentence["max_seq_length"])
+    tokenizer = _json(body / "tokenizer_config.json") or _json(directory / "tokenizer_config.json")
+    limits = [tokenizer.get("model_max_length"), _json(body / "config.json").get("max_position_embeddings")]
+    return min([int(n) for n in limits if _is_limit(n)], default=None)
+
+
+def _is_limit(n: Any) -> TypeGuard[float]:
+    return isinstance(n, (int, float)) and 0 < n <= LARGEST_MAX_TOKENS

@@ -26,7 +26,7 @@ from embedpool.router.core import Core
 from embedpool.router.sessions import Sessions
 from embedpool.router.spec import RouterSpec
 from embedpool.router.status import status
-from embedpool.shm.segment import sweep
+from embedpool.shm.sweep import sweep
 
 log = logging.getLogger("embedpool.router")
 

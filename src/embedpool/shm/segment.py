@@ -25,8 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedpool.errors import SegmentError
-
-SUFFIX = ".segment"
+from embedpool.shm.sweep import SUFFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +83,6 @@ def _no_room(directory: Path, size: int, error: OSError) -> str:
         f"a segment of {size} bytes does not fit into shared memory: {max(size - free, 0)} bytes are missing"
         f" ({free} are free; containers give 64 MB unless started with a larger --shm-size)"
     )
-
-
-def sweep(directory: Path) -> int:
-    """Unlinks every segment in a directory whose server is gone; returns how many. The caller holds the pool's lock."""
-    found = list(directory.glob("*" + SUFFIX))
-    for path in found:
-        path.unlink(missing_ok=True)
-    return len(found)
 
 
 class WriteMap:

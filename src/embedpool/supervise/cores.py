@@ -41,7 +41,8 @@ def plan(machine: Machine, workers: int, threads: int) -> CorePlan:
     count = workers or max(most, 1)
     groups = tuple(tuple(cores[(w * threads + t) % len(cores)] for t in range(min(threads, len(cores)))) for w in range(count))
     asked = "asked for" if workers else "as many as fit"
-    reason = f"{count} workers with {threads} thread{'s' * (threads > 1)} each ({asked}): {', '.join(limits)}"
+    many = f"{count} worker{'s' * (count > 1)} with {threads} thread{'s' * (threads > 1)} each"
+    reason = f"{many} ({asked}): {', '.join(limits)}"
     if count > max(most, 1):
         reason += "; more than fit, so they share cores"
     return CorePlan(tuple(tuple(sorted(set(group))) for group in groups), reason)

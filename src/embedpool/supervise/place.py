@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedpool.errors import AlreadyRunning, ConfigError
-from embedpool.shm.segment import sweep
+from embedpool.shm.sweep import sweep
 from embedpool.supervise.processes import end_recorded
 
 LOCK, RECORD, SEGMENTS, WORKERS = "lock", "processes.json", "segments", "workers.sock"

@@ -1,8 +1,8 @@
 """When a child that ended is started again, and when the pool gives up. Pure: `now` is an argument.
 
 The first restart is at once, so that one crash costs no more than a start. Children that keep ending wait longer each time,
-up to LONGEST_WAIT_S; one that served for HEALTHY_S starts with a clean record. A worker that has never been ready on any try
-gives up after START_TRIES: its model cannot be loaded, and trying for ever would hide that.
+up to LONGEST_WAIT_S; one that served for HEALTHY_S starts with a clean record. START_TRIES in a row that never got ready are
+given up: the model cannot be loaded (any more), and trying for ever would hide that.
 """
 
 from __future__ import annotations
@@ -41,4 +41,5 @@ class Restarts:
             return None
         if self.ends_in_a_row == 1:
             return 0.0
-        return min(FIRST_WAIT_S * 2.0 ** (self.ends_in_a_row - 2), LONGEST_WAIT_S)
+        doublings = min(self.ends_in_a_row - 2, 20)  # bounded: 2.0 ** 1024 is an OverflowError, after some hours of restarts
+        return min(FIRST_WAIT_S * 2.0**doublings, LONGEST_WAIT_S)

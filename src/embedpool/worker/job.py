@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from embedpool.errors import EmbedpoolError, EncodeFailed, ProtocolError, TextTooLong
+from embedpool.errors import BadDimension, EmbedpoolError, EncodeFailed, ProtocolError, TextTooLong
 from embedpool.models.encoding import Encoder, Vectors
 from embedpool.protocol import Failure, Job, Part
 from embedpool.shm.layout import ITEM_BYTES, fits, room_bytes
@@ -66,41 +66,58 @@ def run_job(job: Job, model: Model, open_segment: Callable[[str, int], Any]) -> 
         if places is not None:
             inline.append(places)
         try:
-            rows += _rows(number, part, model, places, open_segment, outcome)
+            rows += _rows(number, part, model, _places(part, places, open_segment), outcome)
         except EmbedpoolError as error:
-            outcome.failures += [Failure(number, row, error.code, error.message) for row in part.rows]
+            outcome.failures += [Failure(number, max(row, 0), error.code, error.message) for row in part.rows]
     for batch in micro_batches([len(row.tokens) for row in rows]):
         _run([rows[i] for i in batch.rows], batch.width, model.encoder, outcome)
     outcome.payload = b"".join(places.tobytes() for places in inline)
     return outcome
 
 
-def _rows(
-    number: int, part: Part, model: Model, places: Vectors | None, open_segment: Callable[[str, int], Any], out: Outcome
-) -> list[_Row]:
+def _places(part: Part, inline: Vectors | None, open_segment: Callable[[str, int], Any]) -> list[Vectors]:
+    """Where each row goes: float32[dim] each. Raises EmbedpoolError, and then nothing of the part is written."""
+    if inline is not None:
+        return list(inline)
+    width = room_bytes(1, part.dim)
+    offsets = [part.offset + row * width for row in part.rows]
+    for row, offset in zip(part.rows, offsets, strict=True):
+        if row < 0 or not fits(offset, width, part.segment_bytes):
+            raise ProtocolError(f"row {row} lies outside its segment")
+    mapped = open_segment(part.segment, part.segment_bytes)
+    return [mapped.array(offset, width // ITEM_BYTES) for offset in offsets]
+
+
+def _rows(number: int, part: Part, model: Model, places: list[Vectors], out: Outcome) -> list[_Row]:
     prompt = model.prompt(part.prompt_name)
     texts = [prompt + text for text in part.texts] if prompt else part.texts
-    tokens = model.encoder.tokens(texts, truncate=part.truncate)
-    mapped = open_segment(part.segment, part.segment_bytes) if places is None else None
+    tokens = _tokens(model.encoder, texts, part.truncate)
     rows = []
-    for i, (row, ids) in enumerate(zip(part.rows, tokens, strict=True)):
-        if len(ids) > model.max_tokens:
+    for row, ids, place in zip(part.rows, tokens, places, strict=True):
+        if ids is None:
+            _failed(out, number, row, EncodeFailed.code, f"text {row} could not be turned into tokens: see the worker's log")
+        elif len(ids) > model.max_tokens:
             reason = f"text {row} has {len(ids)} tokens, the model reads {model.max_tokens}: shorten it or let truncate be true"
-            out.failures.append(Failure(number, row, TextTooLong.code, reason))
-            continue
-        place = places[i] if places is not None else _place(mapped, part, row)
-        out.tokens[number] += len(ids)
-        rows.append(_Row(number, row, ids, place, part.normalize))
+            _failed(out, number, row, TextTooLong.code, reason)
+        else:
+            out.tokens[number] += len(ids)
+            rows.append(_Row(number, row, ids, place, part.normalize))
     return rows
 
 
-def _place(mapped: Any, part: Part, row: int) -> Vectors:
-    width = room_bytes(1, part.dim)
-    offset = part.offset + row * width
-    if row < 0 or not fits(offset, width, part.segment_bytes):
-        raise ProtocolError(f"row {row} lies outside its segment")
-    place: Vectors = mapped.array(offset, width // ITEM_BYTES)
-    return place
+def _failed(out: Outcome, part: int, row: int, code: str, reason: str) -> None:
+    out.failures.append(Failure(part, row, code, reason))
+
+
+def _tokens(encoder: Encoder, texts: Sequence[str], truncate: bool) -> Sequence[list[int] | None]:
+    """Token ids per text; None for one that the tokenizer cannot take."""
+    try:
+        return encoder.tokens(texts, truncate=truncate)
+    except Exception:  # whatever the library raises, the other texts get their vectors
+        log.exception("%d texts could not be turned into tokens together", len(texts))
+    if len(texts) == 1:
+        return [None]
+    return [ids for text in texts for ids in _tokens(encoder, [text], truncate)]
 
 
 def _run(batch: list[_Row], width: int, encoder: Encoder, out: Outcome) -> None:
@@ -113,22 +130,25 @@ def _run(batch: list[_Row], width: int, encoder: Encoder, out: Outcome) -> None:
                 _run([row], len(row.tokens), encoder, out)
             return
         reason = f"the model could not be run on text {batch[0].row}: see the worker's log"
-        out.failures.append(Failure(batch[0].part, batch[0].row, EncodeFailed.code, reason))
+        _failed(out, batch[0].part, batch[0].row, EncodeFailed.code, reason)
         return
     for row, vector in zip(batch, vectors, strict=True):
-        if not _write(row, vector):
+        if len(vector) < len(row.place):
+            reason = f"{len(row.place)} dimensions were asked for, the model gives {len(vector)}"
+            _failed(out, row.part, row.row, BadDimension.code, reason)
+        elif not _write(row, vector):
             reason = f"the vector of text {row.row} is not finite: this model cannot embed it"
-            out.failures.append(Failure(row.part, row.row, EncodeFailed.code, reason))
+            _failed(out, row.part, row.row, EncodeFailed.code, reason)
 
 
 def _write(row: _Row, vector: Vectors) -> bool:
     """Cuts to the room's dimension, then normalises (in this order: Matryoshka vectors are not of unit length when cut)."""
-    vector = vector[: len(row.place)]
-    square = float(np.dot(vector, vector))  # not finite if any value is not
+    # In float64: the square of a float32 may be none, and the length is right to the last digit.
+    whole = vector[: len(row.place)].astype(np.float64)
+    square = float(np.dot(whole, whole))  # not finite if any value is not
     if not math.isfinite(square):
         return False
     if row.normalize and square > 0.0:
-        np.divide(vector, math.sqrt(square), out=row.place)
-    else:
-        row.place[:] = vector
+        whole /= math.sqrt(square)
+    row.place[:] = whole
     return True
