@@ -1,9 +1,12 @@
 """Bulk throughput, and how close N workers come to N times one core.
 
-loop: from the first text to the last vector of a plain loop in one process on one pinned core: the same session, tokeniser and
-micro-batches as a worker, over all texts sorted by length, and no pool around it;
+plain: from the first text to the last vector of a loop in one process pinned to one core, one text after the other, the same
+session and tokeniser as a worker and no pool around it;
+best: the same loop with the texts sorted by exact length and in a worker's micro-batches, which no server can do for texts that
+come one request after the other;
+each: plain loops on as many cores as the pool has workers, at the same time, their rates added: what this machine can give;
 pool: from calling Client.embed_documents with the same texts to having the array.
-Loop and pool take turns, so that a machine that gets slower in between slows both down.
+All take turns, so that a machine that gets slower in between slows them all down.
 """
 
 from __future__ import annotations
@@ -25,50 +28,68 @@ from embedpool.models.resolve import Wanted, resolve
 from embedpool.worker.batching import micro_batches
 
 
-def loop(texts: list[str]) -> tuple[float, int]:
-    """(seconds, tokens) of the plain loop, in this process."""
+def loop(texts: list[str], best: bool) -> tuple[float, int]:
+    """(seconds, tokens) of a loop in this process."""
     encoder = OnnxEncoder(resolve(Wanted("minilm")))
     encoder.run(encoder.tokens(texts[:1], truncate=True), 256)
-    began = time.perf_counter()
-    rows = encoder.tokens(texts, truncate=True)
     out = np.empty((len(texts), encoder.spec.dim), np.float32)
-    for batch in micro_batches([len(row) for row in rows]):
-        vectors = encoder.run([rows[i] for i in batch.rows], batch.width)
-        out[list(batch.rows)] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return time.perf_counter() - began, sum(map(len, rows))
+    began = time.perf_counter()
+    tokens = 0
+    if best:
+        rows = encoder.tokens(texts, truncate=True)
+        for batch in micro_batches([len(row) for row in rows]):
+            vectors = encoder.run([rows[i] for i in batch.rows], batch.width)
+            out[list(batch.rows)] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        tokens = sum(map(len, rows))
+    else:
+        for i, text in enumerate(texts):
+            (row,) = encoder.tokens([text], truncate=True)
+            (vector,) = encoder.run([row], len(row))
+            out[i] = vector / np.linalg.norm(vector)
+            tokens += len(row)
+    return time.perf_counter() - began, tokens
 
 
-def loop_in_child(count: int) -> tuple[float, int]:
-    """The loop in a fresh process pinned to one core."""
-    core = min(os.sched_getaffinity(0))
-    command = [sys.executable, __file__, "--texts", str(count), "--loop-on", str(core)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    seconds, tokens = json.loads(done.stdout)
-    return seconds, tokens
+def loops(count: int, cores: int = 1, best: bool = False) -> tuple[float, int]:
+    """(tokens per second, tokens) of loops in fresh processes at the same time, each pinned to a core of its own."""
+    chosen = sorted(os.sched_getaffinity(0))[:cores]
+    command = [sys.executable, __file__, "--texts", str(count), *["--best"] * best, "--loop-on"]
+    running = [subprocess.Popen([*command, str(core)], stdout=subprocess.PIPE, text=True) for core in chosen]
+    found = [json.loads(process.communicate()[0]) for process in running]
+    return sum(tokens / seconds for seconds, tokens in found), found[0][1]
+
+
+def wait_for_workers(pool: Pool, count: int) -> None:
+    while sum(w["state"] == "idle" for w in json.loads(pool.status())["workers"]) < count:
+        time.sleep(0.05)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--texts", type=int, default=1500)
+    parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--loop-on", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--best", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     texts = [doc.text for doc in docstrings(given.texts)]
     if given.loop_on is not None:
         os.sched_setaffinity(0, {given.loop_on})
-        print(json.dumps(loop(texts)))
+        print(json.dumps(loop(texts, given.best)))
         return
-    loops, pools, tokens = [], [], 0
+    rates: dict[str, list[float]] = {"plain": [], "best": [], "each": [], "pool": []}
+    tokens = 0
     for _ in range(given.repeats):
-        seconds, tokens = loop_in_child(len(texts))
-        loops.append(tokens / seconds)
+        for name in ("plain", "best", "each"):
+            rate, tokens = loops(len(texts), given.workers if name == "each" else 1, name == "best")
+            rates[name].append(rate)
         with Pool("minilm", workers=given.workers) as pool:
             pool.embed_documents(texts[:50])
+            wait_for_workers(pool, given.workers)
             began = time.perf_counter()
             pool.embed_documents(texts)
-            pools.append(tokens / (time.perf_counter() - began))
-    ratios = [many / one for many, one in zip(pools, loops, strict=True)]
+            rates["pool"].append(tokens / (time.perf_counter() - began))
+    ratios = {name: [a / b for a, b in zip(rates["pool"], rates[name], strict=True)] for name in ("plain", "best", "each")}
     write(
         "bulk",
         " ".join((__doc__ or "").split()),
@@ -77,10 +98,9 @@ def main() -> None:
             "texts": len(texts),
             "tokens": tokens,
             "workers": given.workers,
-            "loop_tokens_per_s": round(median(loops)),
-            "pool_tokens_per_s": round(median(pools)),
-            "ratio": round(median(ratios), 3),
-            "ratio_of_each_repeat": [round(ratio, 3) for ratio in ratios],
+            "tokens_per_s": {name: round(median(found)) for name, found in rates.items()},
+            "ratio_to": {name: round(median(found), 3) for name, found in ratios.items()},
+            "ratio_to_of_each_repeat": {name: [round(ratio, 3) for ratio in found] for name, found in ratios.items()},
         },
     )
 

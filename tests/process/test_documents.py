@@ -76,7 +76,16 @@ def _is_documented(cls: type) -> None:
 
 def test_every_code_that_a_router_sends_is_documented() -> None:
     codes = PROTOCOL.partition("\nCodes: ")[2].partition("\n\n")[0]
-    local = {"internal", "unavailable", "not_running", "no_space", "bad_model", "bad_config", "already_running", "model_changed"}
+    local = {
+        "internal",
+        "unavailable",
+        "not_running",
+        "no_space",
+        "bad_model",
+        "bad_config",
+        "already_running",
+        "model_changed",
+    }
     assert set(re.findall(r"`([a-z]+_[a-z]+|[a-z]+)`", codes)) - {"overloaded"} == set(BY_CODE) - local - {"overloaded"}
     for code in re.findall(r"`(\w+)`", codes.partition("Only")[2].partition("are retryable")[0]):
         assert BY_CODE[code].retryable

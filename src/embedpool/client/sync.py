@@ -250,7 +250,7 @@ class Client:
         """Returns when the ticket may have its result, or its deadline has passed."""
         with self._lock:
             self._check_open()
-            self._drain()
+            self._drain(ticket)
             if ticket.result is not None:
                 return
             if self._reader is None:
@@ -272,7 +272,7 @@ class Client:
                 return
             if (self._wake, select.POLLIN) in ready:
                 self._be_roused()
-            self._drain()
+            self._drain(ticket)
             if not ready and ticket.result is None:
                 self._keep_alive()
 
@@ -343,7 +343,7 @@ class Client:
         send(self._socket(), frames)
         self._drain()
 
-    def _drain(self) -> None:
+    def _drain(self, drainer: Ticket | None = None) -> None:
         sock = self._socket()
         emptied = False
         try:
@@ -353,7 +353,7 @@ class Client:
         except BaseException:
             self._give_up_link()  # rule 3
             raise
-        if emptied and self._reader is not None:
+        if emptied and self._reader not in (None, drainer):
             self._rouse()  # this may have been the reader's answer, and its descriptor will not tell again
 
     def _connect(self, deadline_at: float) -> None:

@@ -52,7 +52,7 @@ DEPTH = 2  # one job running, one ahead, so that a worker never waits for the ro
 SWEEP_S = 0.1  # how often requests are looked at for having expired and workers for being hung
 HANG_FACTOR = 20.0  # a job is hung after this many times its estimate, and never before `hang_s`
 MAX_JOB_ROWS = 256
-SOON_S = 250e-6  # falling asleep and being woken costs a virtual machine about 100 us of that
+SOON_S = 250e-6  # edge.SOON_S, which this module must not import: it knows no socket
 
 
 class Core:

@@ -34,6 +34,7 @@ def status(server: Server) -> dict[str, Any]:
             "segments": sum(seat.segment is not None for seat in sessions.seats.values()),
             "segment_bytes": sessions.used_bytes,
         },
+        "cost": {"unit_ms": core.cost.unit_ms},
         "counters": asdict(core.counters),
     }
 

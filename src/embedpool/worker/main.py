@@ -17,6 +17,7 @@ from pathlib import Path
 import zmq
 
 from embedpool import protocol as wire
+from embedpool.edge import SOON_S, stay_awake
 from embedpool.errors import ModelError
 from embedpool.lifeline import end_with
 from embedpool.models.encoding import Encoder
@@ -60,12 +61,16 @@ def serve(spec: WorkerSpec, make_encoder: Callable[[ModelSpec, int], Encoder] = 
 
     gc.freeze()  # what was imported and loaded lives for ever: keep the collector from walking it
     sock = _connect(spec)
+    awake_until = 0.0
     while True:
+        stay_awake(sock, awake_until)
         match wire.decode(sock.recv()):
             case wire.Job() as job:
                 started = time.perf_counter()
                 outcome = run_job(job, model, open_segment)
-                ms = (time.perf_counter() - started) * 1e3
+                ended = time.perf_counter()
+                ms = (ended - started) * 1e3
+                awake_until = ended + SOON_S if ended - started < SOON_S else 0.0
                 done = wire.Done(job.id, ms, tuple(outcome.tokens), tuple(outcome.failures))
                 frames = [wire.encode(done), outcome.payload] if outcome.payload else [wire.encode(done)]
                 with contextlib.suppress(zmq.Again):  # the router is gone; the next one does not know the job
