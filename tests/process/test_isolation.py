@@ -7,6 +7,8 @@ import json
 import mmap
 import os
 import random
+import re
+import subprocess
 import threading
 from pathlib import Path
 
@@ -109,6 +111,21 @@ def test_a_segment_that_does_not_fit_says_how_many_bytes_are_missing() -> None:
         shm.create(Path("/dev/shm"), free + (1 << 30))
     assert "--shm-size" in caught.value.message
     assert not list(Path("/dev/shm").glob("*.segment"))
+
+
+def test_a_tmpfs_that_is_too_small_means_inline_vectors_and_a_warning_with_the_missing_bytes(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", tmp_path], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        with serving(runtime_dir=tmp_path / "run") as server, Client(server.endpoint) as client:
+            assert same(client.embed(["inline"]), ["inline"])
+            assert re.search(r"\d+ bytes are missing", client.warning)
+            with Client(server.endpoint, segment_bytes=1 << 20) as small:
+                assert same(small.embed(["in shared memory"]), ["in shared memory"])
+                assert not small.warning
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_liveness_is_the_lock_of_the_client_not_of_its_arrays(tmp_path: Path) -> None:

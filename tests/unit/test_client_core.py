@@ -11,6 +11,7 @@ from embedpool import errors
 from embedpool import protocol as wire
 from embedpool.client.arena import Vectors
 from embedpool.client.core import ClientCore, Options
+from embedpool.client.documents import Assembly
 from embedpool.protocol import Embed, Hello, Limits, ModelCard
 
 CARD = ModelCard("model", 4, 512, "one", ("query",))
@@ -233,3 +234,26 @@ def test_silence_counts_from_the_first_open_request() -> None:
     assert core.heard_at == 100.0
     asked(core, ["b"], now=101.0)
     assert core.heard_at == 100.0
+
+
+def test_a_chunk_that_was_refused_behind_others_gets_its_whole_time_when_it_is_the_oldest() -> None:
+    texts = tuple(f"text {i}" for i in range(300))
+    assembly = Assembly(texts, 4, None, LIMITS, False)
+    chunk = assembly.next_chunk()
+    assert chunk is not None
+    refused = errors.Overloaded("full", retry_after_ms=400)
+    assert assembly.again(chunk, refused, 100.0, 60.0) == 0.4
+    assert chunk.give_up_at == 160.0
+    assert assembly.again(chunk, errors.Overloaded("full", retry_after_ms=50_000), 110.0, 60.0) == 1.0
+    assert assembly.again(chunk, refused, 159.7, 60.0) is None
+
+
+def test_chunks_cover_every_text_once_and_stay_within_the_pools_limit() -> None:
+    texts = tuple("x" * (i % 50) for i in range(1000))
+    assembly = Assembly(texts, 4, None, LIMITS, False)
+    found: list[str] = []
+    while (chunk := assembly.next_chunk()) is not None:
+        assert chunk.start == len(found)
+        assert 0 < len(chunk.texts) <= LIMITS.request_rows
+        found += chunk.texts
+    assert tuple(found) == texts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from embedpool import config
@@ -22,8 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_column(column, overflow="fold")
     for row in config.rows():
         value = getattr(found, row.name)
-        shown = "[bold]" + str(value) + "[/]" if value != row.default else str(value)
-        table.add_row(row.name, shown or '""', str(row.default) or '""', row.metadata["unit"], row.metadata["help"])
+        shown = f"[bold]{escape(str(value))}[/]" if value != row.default else escape(str(value))
+        table.add_row(row.name, shown or '""', str(row.default) or '""', row.metadata["unit"], escape(row.metadata["help"]))
     console = Console()
     console.print(table)
     console.print(f"\nruntime directory  {found.runtime_path()}\nendpoint           {found.endpoint_url()}")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from embedpool.memory import pss_bytes
@@ -54,7 +55,7 @@ def docstrings(most: int) -> list[Doc]:
     found: dict[str, Doc] = {}
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
-        if SKIPPED.isdisjoint(parts):
+        if SKIPPED.isdisjoint(parts) and not any(part.startswith("_") and part != "__init__" for part in parts):
             for doc in _in_file(path, ".".join(parts).removesuffix(".__init__")):
                 found.setdefault(doc.text, doc)
     docs = list(found.values())
@@ -75,7 +76,8 @@ def _in_file(path: Path, module: str) -> Iterator[Doc]:
             if text and len(text) >= LEAST_CHARS:
                 yield Doc(name, text)
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                pending += [(f"{name}.{child.name}", child) for child in node.body if hasattr(child, "name")]
+                named = [(str(getattr(child, "name", "_")), child) for child in node.body]
+                pending += [(f"{name}.{own}", child) for own, child in named if not own.startswith("_")]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -120,12 +122,12 @@ def _answer(console: Console, pool: Pool, docs: Sequence[Doc], vectors: Any) -> 
     for question in QUESTIONS:
         scores = vectors @ pool.embed_query(question)
         console.print(f"\n[bold cyan]{question}[/]")
-        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column(justify="right", style="dim")
-        table.add_column(style="bold", no_wrap=True, max_width=44)
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+        table.add_column(justify="right", style="dim", width=6)
+        table.add_column(style="bold", no_wrap=True, overflow="ellipsis", width=34)
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         for i in np.argsort(-scores)[:3]:
-            table.add_row(f"  {scores[i]:.2f}", docs[i].name, docs[i].summary.replace("[", r"\["))
+            table.add_row(f"{scores[i]:.2f}", docs[i].name, escape(docs[i].summary))
         console.print(table)
 
 

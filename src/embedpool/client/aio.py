@@ -97,7 +97,7 @@ class AsyncClient:
                     while assembly.open_chunks < CHUNKS_AHEAD and (chunk := assembly.next_chunk()):
                         deadline_at = time.monotonic() + timeout_s
                         chunk.ticket = self._start(chunk.texts, options, deadline_at, chunk.place)
-                    await self._take_chunk(assembly, options)
+                    await self._take_chunk(assembly, options, timeout_s)
             except BaseException:
                 self._abandon([chunk.ticket for chunk in assembly.open if chunk.ticket is not None])
                 raise
@@ -158,17 +158,17 @@ class AsyncClient:
         self._send(frames)
         return ticket
 
-    async def _take_chunk(self, assembly: Assembly, options: Options) -> None:
+    async def _take_chunk(self, assembly: Assembly, options: Options, timeout_s: float) -> None:
         chunk = assembly.open[0]
         assert chunk.ticket is not None
         try:
             found = await self._await(chunk.ticket)
-        except errors.Overloaded as error:
-            wait_s = (error.retry_after_ms or 1) / 1e3
-            if time.monotonic() + wait_s >= chunk.ticket.deadline_at:
+        except (errors.Overloaded, TimedOut) as error:
+            wait_s = assembly.again(chunk, error, time.monotonic(), timeout_s)
+            if wait_s is None:
                 raise
             await asyncio.sleep(wait_s)
-            chunk.ticket = self._start(chunk.texts, options, chunk.ticket.deadline_at, chunk.place)
+            chunk.ticket = self._start(chunk.texts, options, chunk.give_up_at, chunk.place)
             return
         except EmbedpoolError as error:
             raise assembly.in_the_whole(error, chunk) from error

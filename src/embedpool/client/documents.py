@@ -18,6 +18,7 @@ from embedpool.shm.layout import room_bytes
 
 CHUNK_ROWS = 128  # enough to sort by length within; few enough for a bar that moves
 CHUNK_CHARS = 1 << 20
+LONGEST_WAIT_S = 1.0
 CHUNKS_AHEAD = 8  # open at a time: keeps every worker busy while answers are on their way
 
 
@@ -56,6 +57,7 @@ class Chunk:
     texts: tuple[str, ...]
     place: tuple[Lease, int] | None
     ticket: Ticket | None = None
+    give_up_at: float = 0.0  # set when it is the oldest and has to be asked for again
 
 
 class Assembly:
@@ -114,6 +116,16 @@ class Assembly:
         chunk = Chunk(start, self._texts[start:stop], place)
         self.open.append(chunk)
         return chunk
+
+    def again(self, chunk: Chunk, error: EmbedpoolError, now: float, timeout_s: float) -> float | None:
+        """Seconds until the oldest chunk should be asked for again, or None: its time is up.
+
+        A chunk that was refused while others of ours were ahead of it has had no chance yet: its `timeout_s` begins when it
+        is the oldest. A slow model therefore takes a long list of texts however long the whole list takes.
+        """
+        chunk.give_up_at = chunk.give_up_at or now + timeout_s
+        wait_s = min((error.retry_after_ms or 1) / 1e3, LONGEST_WAIT_S)
+        return wait_s if now + wait_s < chunk.give_up_at else None
 
     def took(self, chunk: Chunk, vectors: Vectors) -> None:
         """A chunk's answer: in its place already, or vectors to copy."""

@@ -114,9 +114,10 @@ class Client:
     ) -> Vectors:
         """float32[n, dim] for any number of texts: sent in chunks, several at a time, in the "bulk" class; order kept.
 
-        With the model's document prompt if it has one and `prompt_name` is not given. `timeout_s` bounds each chunk, not the
-        whole; a pool that is overloaded is asked again within it. `progress` draws a bar on stderr. Errors as for embed;
-        `row` counts from the first text.
+        With the model's document prompt if it has one and `prompt_name` is not given. `timeout_s` bounds each chunk, from when
+        it is the oldest, and not the whole; a pool that is overloaded is asked again within it. `progress` draws a bar on
+        stderr. Errors as for embed, with `row` counted from the first text; ModelChanged when the pool came back with
+        another model in the middle.
         """
         self._connect(time.monotonic() + timeout_s)
         self._prompt(keywords, "document")
@@ -132,7 +133,7 @@ class Client:
                     while assembly.open_chunks < CHUNKS_AHEAD and (chunk := assembly.next_chunk()):
                         deadline_at = time.monotonic() + timeout_s
                         chunk.ticket = self._start(chunk.texts, options, deadline_at, chunk.place)
-                    self._take_chunk(assembly, options)
+                    self._take_chunk(assembly, options, timeout_s)
             except BaseException:
                 self._abandon([chunk.ticket for chunk in assembly.open if chunk.ticket is not None])
                 raise
@@ -200,18 +201,18 @@ class Client:
         assert isinstance(result, np.ndarray)
         return result
 
-    def _take_chunk(self, assembly: Assembly, options: Options) -> None:
-        """Waits for the oldest open chunk; one that was refused for overload is asked again when the pool says so."""
+    def _take_chunk(self, assembly: Assembly, options: Options, timeout_s: float) -> None:
+        """Waits for the oldest open chunk; one that came too late, or to a full pool, is asked for again."""
         chunk = assembly.open[0]
         assert chunk.ticket is not None
         try:
             found = self._await(chunk.ticket)
-        except errors.Overloaded as error:
-            wait_s = (error.retry_after_ms or 1) / 1e3
-            if time.monotonic() + wait_s >= chunk.ticket.deadline_at:
+        except (errors.Overloaded, TimedOut) as error:
+            wait_s = assembly.again(chunk, error, time.monotonic(), timeout_s)
+            if wait_s is None:
                 raise
             time.sleep(wait_s)
-            chunk.ticket = self._start(chunk.texts, options, chunk.ticket.deadline_at, chunk.place)
+            chunk.ticket = self._start(chunk.texts, options, chunk.give_up_at, chunk.place)
             return
         except EmbedpoolError as error:
             raise assembly.in_the_whole(error, chunk) from error

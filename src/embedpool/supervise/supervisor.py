@@ -140,6 +140,8 @@ class Supervisor:
                 self._tell_of(slot)
         if self._failed:
             control.say(ours, control.GivenUp(self._failed))
+        if self._stop_at is not None:
+            control.say(ours, control.Drain())
 
     def _start_worker(self, slot: Slot) -> None:
         self._spawned += 1
