@@ -23,13 +23,13 @@ from embedpool.pool import Pool
 
 QUESTIONS = (
     "How do I copy a whole directory with everything in it?",
-    "run another program and give up if it takes too long",
-    "Which class keeps only the most recent items and forgets the oldest?",
+    "start another program and wait until it has finished",
+    "What is the average of a list of numbers?",
     "turn a text like 2026-11-24 into a date",
-    "pick some random elements, none of them twice",
+    "a temporary directory that is deleted when I am done with it",
 )
 LATENCY_QUERIES = 100
-SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "turtledemo", "__pycache__"}
+SKIPPED = {"test", "tests", "distutils", "idlelib", "lib2to3", "site-packages", "turtledemo", "__pycache__"}
 LEAST_CHARS = 40  # shorter docstrings ("See above.") say nothing
 
 
@@ -44,7 +44,7 @@ class Doc:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--texts", type=int, default=3000, metavar="N", help="how many docstrings (default 3000)")
+    parser.add_argument("--texts", type=int, default=4000, metavar="N", help="how many docstrings (default 4000)")
     parser.add_argument("--model", default="minilm", help="the model to use (default minilm)")
     parser.add_argument("--workers", default="auto", help="worker processes (default auto)")
 

@@ -38,7 +38,9 @@ def settings(arguments: argparse.Namespace) -> config.Config:
 
 def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
-    logging.basicConfig(format="embedpool: %(message)s", level=logging.INFO, stream=sys.stderr)
+    # A private pool (--ready-json) says on its owner's stderr only what went wrong.
+    level = logging.WARNING if arguments.ready_json else logging.INFO
+    logging.basicConfig(format="embedpool: %(message)s", level=level, stream=sys.stderr)
 
     def ready(started: Started) -> None:
         if arguments.ready_json:
