@@ -32,6 +32,7 @@ class Reaped(Struct, frozen=True, tag=True):
 
     worker: int
     reason: str
+    begun: int = 0  # the last job that it began, by its own record; 0 for none
 
 
 class Drain(Struct, frozen=True, tag=True):

@@ -6,6 +6,7 @@ The echo model answers in microseconds and cannot be caught in the middle of a r
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import struct
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -148,28 +150,83 @@ def test_a_worker_stopped_for_less_than_the_deadline_goes_on() -> None:
         assert workers_of(pool.pid) == [worker]
 
 
+SUPERVISOR = """
+import sys
+from embedpool import config
+from embedpool.supervise.serve import serve
+from embedpool.supervise.supervisor import Programs
+
+given = {"model": "echo", "workers": "2", "hang_s": "1", "runtime_dir": sys.argv[1]}
+ready = lambda started: print(started.endpoint, flush=True)
+sys.exit(serve(config.load(given), ready, lambda warning: None, programs=Programs(worker="fake")))
+"""
+
+MISBEHAVING = """
+import os, signal, sys, time
+from embedpool.models.echo import EchoEncoder
+from embedpool.worker.main import main
+
+class Encoder(EchoEncoder):
+    def tokens(self, texts, *, truncate):
+        for text in texts:
+            if text == "segv": os.kill(os.getpid(), signal.SIGSEGV)
+            if text == "exit": os._exit(7)
+            if text == "hang": time.sleep(3600)
+            if text == "raise": raise RuntimeError("cannot")
+        return super().tokens(texts, truncate=truncate)
+
+sys.exit(main(sys.argv[1:], lambda spec, threads: Encoder(spec)))
+"""
+
+
+@contextmanager
+def with_workers(code: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A supervisor whose workers run this code."""
+    (tmp_path / "fake.py").write_text(code)
+    command = [sys.executable, "-c", SUPERVISOR, str(tmp_path / "run")]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=15)
+
+
 def test_workers_that_cannot_start_end_the_pool_with_the_reason(tmp_path: Path) -> None:
-    gone = tmp_path / "gone.py"
-    gone.write_text("raise SystemExit(7)\n")
-    script = (
-        "import sys; from embedpool import config; from embedpool.supervise.serve import serve;"
-        "from embedpool.supervise.supervisor import Programs;"
-        f"c = config.load({{'model': 'echo', 'runtime_dir': {str(tmp_path / 'run')!r}}});"
-        "sys.exit(serve(c, lambda s: print('ready'), print, programs=Programs(worker='gone')))"
-    )
-    environ = {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False, env={**_environ(), **environ}
-    )
-    assert done.returncode == 1
-    assert "exit status 7" in done.stderr
-    assert not (tmp_path / "run").exists()
+    with with_workers("raise SystemExit(7)", tmp_path) as process:
+        said = process.communicate(timeout=30)[1]
+        assert process.returncode == 1
+        assert "exit status 7" in said
+        assert not (tmp_path / "run").exists()
 
 
-def _environ() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
+@pytest.mark.parametrize(
+    ("how", "error", "within_s"),
+    [
+        ("segv", errors.PoisonRow, 10),
+        ("exit", errors.PoisonRow, 10),
+        ("raise", errors.EncodeFailed, 2),
+        ("hang", errors.PoisonRow, 20),
+    ],
+)
+def test_a_text_that_ends_its_workers_is_refused_alone_and_named(
+    how: str, error: type[Exception], within_s: float, tmp_path: Path
+) -> None:
+    texts = [f"text {i}" for i in range(12)]
+    with with_workers(MISBEHAVING, tmp_path) as process:
+        endpoint = read_line(process, 20.0).strip()
+        with Client(endpoint) as client, Client(endpoint) as other:
+            client.embed(["warm"])
+            began = time.monotonic()
+            bad = Call(lambda: client.embed([*texts[:5], how, *texts[5:]], timeout_s=60))
+            good = Call(lambda: other.embed(texts, timeout_s=60))
+            with pytest.raises(error, match="text 5 "):
+                bad.result(60)
+            assert time.monotonic() - began < within_s
+            assert same(good.result(60), texts)
+            assert same(client.embed(["after"], timeout_s=10), ["after"])
 
 
 # ── the router ───────────────────────────────────────────────────────────────────────────────────────────────────────

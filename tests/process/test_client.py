@@ -184,6 +184,11 @@ def test_no_pool_is_one_sentence_that_says_what_to_do(tmp_path: Path) -> None:
         client.embed(["x"])
 
 
+def test_what_is_no_endpoint_is_one_sentence() -> None:
+    with Client("nonsense") as client, pytest.raises(errors.ConfigError, match="'nonsense' cannot be used"):
+        client.embed(["x"])
+
+
 def test_a_closed_client_says_so() -> None:
     pool = Pool("echo", workers=1)
     pool.embed(["x"])

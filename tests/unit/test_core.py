@@ -19,7 +19,7 @@ from embedpool.router.events import (
     SendJob,
     Tick,
 )
-from tests.unit.transcript import ALICE, BOB, SEGMENT, ask, core, finish, joined, play, replies, sent
+from tests.unit.transcript import ALICE, BOB, SEGMENT, ask, core, finish, joined, lost, play, replies, sent
 
 
 def test_a_request_to_an_idle_worker_is_given_out_at_once_and_answered_when_done() -> None:
@@ -213,7 +213,7 @@ def test_a_worker_lost_in_the_middle_of_a_job_costs_nobody_an_answer() -> None:
     play(made, joined(1), 0.0)
     assert sent(play(made, ask(), 0.1)) == [(1, [(0,)])]
     play(made, joined(2), 0.1)
-    assert sent(play(made, Lost(1, "SIGKILL"), 0.2)) == [(2, [(0,)])]
+    assert sent(play(made, lost(made, 1, "SIGKILL"), 0.2)) == [(2, [(0,)])]
     assert replies(play(made, finish(made, 2), 0.3)) == [(ALICE, 1, "vectors")]
 
 
@@ -221,7 +221,7 @@ def test_a_lost_worker_with_nobody_left_leaves_its_work_to_the_next_one() -> Non
     made = core()
     play(made, joined(1), 0.0)
     play(made, ask(), 0.1)
-    assert play(made, Lost(1, "SIGKILL"), 0.2) == []
+    assert play(made, lost(made, 1, "SIGKILL"), 0.2) == []
     assert sent(play(made, joined(2), 0.9)) == [(2, [(0,)])]
 
 
@@ -231,7 +231,7 @@ def test_a_late_answer_of_a_lost_worker_changes_nothing() -> None:
     play(made, ask(), 0.1)
     late = finish(made, 1)
     play(made, joined(2), 0.1)
-    play(made, Lost(1, "SIGKILL"), 0.2)
+    play(made, lost(made, 1, "SIGKILL"), 0.2)
     assert play(made, late, 0.3) == []
     assert replies(play(made, Finished(2, late.done, b""), 0.4)) == [(ALICE, 1, "vectors")]
 
@@ -260,7 +260,7 @@ def test_the_row_that_kills_is_found_by_halving_and_refused_alone(killer: int) -
         deadly = any(s.request.session.key == ALICE and killer in s.rows for s in jobs[0].slices)
         if deadly:
             deaths += 1
-            actions = play(made, Lost(worker, "SIGSEGV"), 1.0 + step)
+            actions = play(made, lost(made, worker, "SIGSEGV"), 1.0 + step)
             answers += replies(actions)
             assert all(a.message.row == killer for a in actions if isinstance(a, Reply) and isinstance(a.message, Refused))
             worker += 1
@@ -282,7 +282,7 @@ def test_a_silent_worker_is_killed_and_its_job_given_away_only_after_it_was_reap
     assert action.worker == 1
     assert play(made, Tick(), 10.4) == []
     assert sent(play(made, ask(2), 10.5)) == [(2, [(0,)])]
-    assert sent(play(made, Lost(1, "SIGKILL"), 10.6)) == [(2, [(0,)])]
+    assert sent(play(made, lost(made, 1, "SIGKILL"), 10.6)) == [(2, [(0,)])]
 
 
 def test_a_client_that_leaves_takes_its_waiting_work_along_and_nothing_else() -> None:
@@ -303,7 +303,7 @@ def test_work_of_a_session_that_was_opened_again_never_writes_into_the_new_segme
     play(made, joined(1), 0.0)
     play(made, ask(), 0.1)
     play(made, Opened(ALICE, "new.segment", SEGMENT), 0.2)
-    assert sent(play(made, Lost(1, "SIGKILL"), 0.3)) == []
+    assert sent(play(made, lost(made, 1, "SIGKILL"), 0.3)) == []
     assert sent(play(made, joined(2), 0.4)) == []
     actions = play(made, ask(), 0.5)
     assert [part.segment for a in actions if isinstance(a, SendJob) for part in a.job.parts] == ["new.segment"]
@@ -366,7 +366,7 @@ def test_a_request_waiting_for_its_second_try_expires_is_cancelled_and_fails_lik
         made = core()
         play(made, joined(1), 0.0)
         play(made, ask(), 0.1)
-        play(made, Lost(1, "SIGKILL"), 0.2)
+        play(made, lost(made, 1, "SIGKILL"), 0.2)
         assert replies(play(made, event, now)) == [(ALICE, 1, code)]
         assert play(made, DrainAsked(), now) == [Drained()]
 
@@ -376,5 +376,28 @@ def test_a_cancelled_request_is_answered_when_the_worker_that_had_it_is_lost() -
     play(made, joined(1), 0.0)
     play(made, ask(), 0.1)
     play(made, CancelAsked(ALICE, 1), 0.2)
-    assert replies(play(made, Lost(1, "SIGKILL"), 0.3)) == [(ALICE, 1, "cancelled")]
+    assert replies(play(made, lost(made, 1, "SIGKILL"), 0.3)) == [(ALICE, 1, "cancelled")]
     assert made.next_deadline() is None
+
+
+def test_a_job_on_its_way_to_workers_that_are_dead_already_is_no_suspect() -> None:
+    made = core()
+    for worker in (1, 2, 3):
+        play(made, joined(worker), 0.0)
+    assert sent(play(made, ask(), 0.1)) == [(1, [(0,)])]
+    assert sent(play(made, Lost(1, "SIGKILL"), 0.2)) == [(2, [(0,)])]
+    assert sent(play(made, Lost(2, "SIGKILL"), 0.2)) == [(3, [(0,)])]
+    assert replies(play(made, finish(made, 3), 0.3)) == [(ALICE, 1, "vectors")]
+
+
+def test_a_job_that_ends_workers_before_they_can_say_that_they_began_it_is_found_out_too() -> None:
+    made = core()
+    play(made, ask(), 0.0)
+    answers = []
+    for worker in range(1, 30):
+        play(made, joined(worker), 0.1)
+        answers += replies(play(made, Lost(worker, "SIGSEGV"), 0.1))
+        if answers:
+            break
+    assert answers == [(ALICE, 1, "poison_row")]
+    assert worker <= 8

@@ -149,13 +149,14 @@ class History:
             worker = self.random.choice(list(self.core.workers))
             if self.core.workers[worker].jobs and self.random.random() < 0.3:
                 self.late.append(self._answer(worker))
-            self.step(ev.Lost(worker, "SIGKILL"))
+            begun = self.core.workers[worker].jobs[0].id if self.core.workers[worker].jobs else 0
+            self.step(ev.Lost(worker, "SIGKILL", self.random.choice((begun, 0))))
 
     def die_again(self) -> None:
         """Another death with a job in hand that has seen one: how a poison row looks."""
         suspects = [n for n, w in self.core.workers.items() if w.jobs and w.jobs[0].deaths]
         if suspects:
-            self.step(ev.Lost(suspects[0], "SIGSEGV"))
+            self.step(ev.Lost(suspects[0], "SIGSEGV", self.core.workers[suspects[0]].jobs[0].id))
 
     def late_answer(self) -> None:
         if self.late:

@@ -8,7 +8,7 @@ from typing import Any
 from embedpool.protocol import Done, Embed, Failure, ModelCard, Refused, Vectors
 from embedpool.router.admission import Admission
 from embedpool.router.core import Core
-from embedpool.router.events import Asked, Event, Finished, Joined, Opened, Reply, SendJob
+from embedpool.router.events import Asked, Event, Finished, Joined, Lost, Opened, Reply, SendJob
 
 CARD = ModelCard("model", 4, 512, "fingerprint", ("query",))
 ALICE, BOB = b"alice", b"bob"
@@ -54,6 +54,12 @@ def finish(made: Core, worker: int, failures: Sequence[Failure] = ()) -> Finishe
     job = made.workers[worker].jobs[0]
     ms = made.cost.ms(job.units)
     return Finished(worker, Done(job.id, ms, tuple(1 for _ in job.slices), tuple(failures)), b"")
+
+
+def lost(made: Core, worker: int, reason: str = "SIGKILL") -> Lost:
+    """The end of a worker that was running what it has in hand."""
+    jobs = made.workers[worker].jobs
+    return Lost(worker, reason, jobs[0].id if jobs else 0)
 
 
 def play(made: Core, event: Event, now: float) -> list[object]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import zmq
 
 from embedpool.edge import has_message
+from embedpool.errors import ConfigError
 
 RECONNECT_MS, RECONNECT_MOST_MS = 20, 500
 BYE_MS = 100  # how long a closing socket may take to hand over its last message
@@ -29,7 +30,7 @@ def _context() -> zmq.Context[zmq.Socket[bytes]]:
 
 def open_link(endpoint: str) -> zmq.Socket[bytes]:
     """A DEALER that connects, and connects again, to the endpoint. Its routing id is drawn at random: whoever would know it
-    could take over the session's answers once we are gone."""
+    could take over the session's answers once we are gone. Raises ConfigError for what is no endpoint."""
     sock = _context().socket(zmq.DEALER)
     sock.setsockopt(zmq.ROUTING_ID, b"c" + os.urandom(12))
     # An empty message at every connection, the first and later ones: a router that does not know us asks who. Without
@@ -41,7 +42,11 @@ def open_link(endpoint: str) -> zmq.Socket[bytes]:
     sock.setsockopt(zmq.SNDHWM, 0)
     sock.setsockopt(zmq.RCVHWM, 0)
     sock.setsockopt(zmq.LINGER, BYE_MS)
-    sock.connect(endpoint)
+    try:
+        sock.connect(endpoint)
+    except zmq.ZMQError as error:
+        sock.close()
+        raise ConfigError(f"endpoint {endpoint!r} cannot be used: {error.strerror}") from error
     return sock
 
 

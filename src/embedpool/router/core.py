@@ -10,8 +10,10 @@ Rules
    client may use the room again. A cancelled or expired request therefore answers late rather than early.
 3. A job is in one worker's hands. It leaves them when the worker answers, or when the supervisor has reaped the worker
    (`Lost`). Silence is answered with Kill, never with giving the job away.
-4. A job whose worker died runs once more elsewhere; after a second death it is split and its halves run alone, until the
-   row that kills is alone and its request is refused. Every death shortens the list of suspects, so this ends.
+4. A job whose worker died while running it runs once more elsewhere; after a second death it is split and its halves run
+   alone, until the row that kills is alone and its request is refused. Every death shortens the list of suspects, so this
+   ends. A job that its worker had not begun is no suspect (a worker may be dead before it is known to be), unless that
+   happens MOST_LOSSES times.
 5. Answers from workers that are gone, and for jobs that were given away, change nothing.
 6. What waits is bounded in rows and bytes; what runs is at most DEPTH jobs per worker. What nobody wants any more (refused,
    or its client gone) waits nowhere.
@@ -52,6 +54,7 @@ DEPTH = 2  # one job running, one ahead, so that a worker never waits for the ro
 SWEEP_S = 0.1  # how often requests are looked at for having expired and workers for being hung
 HANG_FACTOR = 20.0  # a job is hung after this many times its estimate, and never before `hang_s`
 MAX_JOB_ROWS = 256
+MOST_LOSSES = 6
 SOON_S = 250e-6  # edge.SOON_S, which this module must not import: it knows no socket
 
 
@@ -99,7 +102,7 @@ class Core:
                 self.workers[event.worker] = Worker()
                 self.cost.seed(event.unit_ms)
             case Lost():
-                self._lost(event.worker, out)
+                self._lost(event, out)
             case Opened():
                 self._closed(event.session)
                 self.sessions[event.session] = Session(event.session, event.segment, event.segment_bytes)
@@ -350,8 +353,8 @@ class Core:
 
     # ── deaths ──
 
-    def _lost(self, number: int, out: list[Action]) -> None:
-        worker = self.workers.pop(number, None)
+    def _lost(self, event: Lost, out: list[Action]) -> None:
+        worker = self.workers.pop(event.worker, None)
         if worker is None:
             return
         self.counters.requeued += len(worker.jobs)
@@ -360,10 +363,14 @@ class Core:
             unwanted |= dict.fromkeys(job.drop_abandoned())
         for request in unwanted:
             self._settle(request, out)
-        suspect, *not_begun = worker.jobs or (None,)
-        self.retries.extendleft(job for job in reversed(not_begun) if job is not None and job.slices)
-        if suspect is not None and suspect.slices:
-            self._try_again(suspect, out)
+        for job in reversed(worker.jobs):
+            job.losses += job.id != event.begun
+            if not job.slices:
+                continue
+            if job.id == event.begun or job.losses >= MOST_LOSSES:
+                self._try_again(job, out)
+            else:
+                self.retries.appendleft(job)
 
     def _try_again(self, suspect: Job, out: list[Action]) -> None:
         """The job that a worker died with (rule 4)."""

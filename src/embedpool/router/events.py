@@ -50,10 +50,11 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The worker was reaped: it will never write again."""
+    """The worker was reaped: it will never write again. `begun` is the last job that it began, 0 for none."""
 
     worker: int
     reason: str
+    begun: int = 0
 
 
 @dataclass(frozen=True, slots=True)

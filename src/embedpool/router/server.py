@@ -301,4 +301,4 @@ class Server:
         self._read_workers()
         self.spawned.pop(note.worker, None)
         self.waiting.pop(note.worker, None)
-        self._handle(ev.Lost(note.worker, note.reason))
+        self._handle(ev.Lost(note.worker, note.reason, note.begun))

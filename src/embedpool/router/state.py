@@ -55,11 +55,12 @@ class Slice:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """`deaths` counts the workers that died with it in hand."""
+    """`deaths` counts the workers that died while they ran it, `losses` those that were lost before they began it."""
 
     id: int
     slices: list[Slice]
     deaths: int = 0
+    losses: int = 0
     units: int = 0
     hung_at: float = 0.0
 

@@ -57,6 +57,16 @@ class Slot:
     due_at: float | None = 0.0
     restarts: Restarts = field(default_factory=Restarts)
     killed_for: str = ""
+    record_fd: int = -1  # where the worker writes which job it begins
+
+    def take_record(self) -> int:
+        """The last job that the worker, which is reaped, had begun; 0 for none. A SIGKILL does not take this from us."""
+        if self.record_fd < 0:
+            return 0
+        begun = int.from_bytes(os.pread(self.record_fd, 8, 0), "little")
+        os.close(self.record_fd)
+        self.record_fd = -1
+        return begun
 
     @property
     def name(self) -> str:
@@ -154,8 +164,9 @@ class Supervisor:
             threads=self.config.threads_per_worker,
             model=self.spec,
         )
-        arguments = [spec.to_json(), str(self._lifeline)]
-        slot.child = spawn(slot.name, self.programs.worker, arguments, [self._lifeline])
+        slot.record_fd = os.memfd_create("embedpool-worker", os.MFD_CLOEXEC)
+        arguments = [spec.to_json(), str(self._lifeline), str(slot.record_fd)]
+        slot.child = spawn(slot.name, self.programs.worker, arguments, [self._lifeline, slot.record_fd])
         self._tell_of(slot)
 
     def _tell_of(self, slot: Slot) -> None:
@@ -239,10 +250,11 @@ class Supervisor:
             slot.child.reap()
         slot.child = None
         self._record()
+        begun = slot.take_record()
         if self._stopped:
             return
         if slot is not self.router and self._link is not None:
-            control.say(self._link, control.Reaped(slot.worker, reason))
+            control.say(self._link, control.Reaped(slot.worker, reason, begun))
         wait_s = slot.restarts.ended(time.monotonic())
         if wait_s is None:
             log.error("%s ended (%s) on every try to start it", slot.name, reason)
@@ -305,6 +317,8 @@ class Supervisor:
             self._link.close()
         children = [slot.child for slot in (*self.workers, self.router) if slot.child is not None]
         end(children, END_PATIENCE_S)
+        for slot in self.workers:
+            slot.take_record()
         for fd in (self._lifeline, self._lifeline_end):
             os.close(fd)
         self._selector.close()

@@ -44,8 +44,12 @@ def load(spec: ModelSpec, threads: int) -> Encoder:
     return OnnxEncoder(spec, threads)
 
 
-def serve(spec: WorkerSpec, make_encoder: Callable[[ModelSpec, int], Encoder] = load) -> None:
-    """Runs until the process is ended. `make_encoder` is the seam for tests that need a model that misbehaves."""
+def serve(spec: WorkerSpec, record_fd: int, make_encoder: Callable[[ModelSpec, int], Encoder] = load) -> None:
+    """Runs until the process is ended. Each job's id is written to `record_fd` before it is begun: after a sudden death, that
+    is what tells the job that caused it from those that were merely on their way.
+
+    `make_encoder` is the seam for tests that need a model that misbehaves.
+    """
     if spec.cores:
         os.sched_setaffinity(0, spec.cores)  # before the session is created: its threads inherit the mask
     encoder = make_encoder(spec.model, spec.threads)
@@ -66,6 +70,7 @@ def serve(spec: WorkerSpec, make_encoder: Callable[[ModelSpec, int], Encoder] = 
         stay_awake(sock, awake_until)
         match wire.decode(sock.recv()):
             case wire.Job() as job:
+                os.pwrite(record_fd, job.id.to_bytes(8, "little"), 0)
                 started = time.perf_counter()
                 outcome = run_job(job, model, open_segment)
                 ended = time.perf_counter()
@@ -114,11 +119,11 @@ def warm_up(encoder: Encoder, max_tokens: int) -> float:
 
 
 def main(argv: list[str], make_encoder: Callable[[ModelSpec, int], Encoder] = load) -> int:
-    """`argv` is [SPEC_JSON, LIFELINE_FD]. Returns 3 when the model cannot be loaded; otherwise does not return."""
+    """`argv` is [SPEC_JSON, LIFELINE_FD, RECORD_FD]. Returns 3 when the model cannot be loaded; otherwise does not return."""
     logging.basicConfig(format="embedpool worker: %(message)s", level=logging.WARNING)
     end_with(int(argv[1]))
     try:
-        serve(WorkerSpec.from_json(argv[0]), make_encoder)
+        serve(WorkerSpec.from_json(argv[0]), int(argv[2]), make_encoder)
     except ModelError as error:
         log.error("%s", error.message)
         return 3
