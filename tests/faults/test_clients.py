@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,15 @@ def test_answered_requests_of_other_threads_give_their_rooms_back_while_one_wait
         assert not thread.is_alive()
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """A process that was started in the background of a script has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_interrupts_at_any_moment_leave_a_client_that_works() -> None:
     with Pool("echo", workers=1) as pool:
         pool.embed(["warm"])

@@ -8,6 +8,8 @@ Rules
 3. An exception in the middle of reading (KeyboardInterrupt) may lose part of a message. The link is then given up: the next
    session answers everything that is open.
 4. Every wait has a deadline.
+
+(Over the usual length: a third of it is what the public methods promise. What needs no thread is in core, arena, documents.)
 """
 
 from __future__ import annotations

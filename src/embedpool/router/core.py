@@ -1,7 +1,8 @@
 """The router's decisions: events in, actions out, `now` as an argument. No socket, no clock, no file.
 
 Called by server.Server, which turns frames into events and carries the actions out. The tests play histories through
-`handle` and call `check` after every step.
+`handle` and call `check` after every step. (Over the usual length: the rules below hold over all of it. What could be told
+apart is: admission, queue, cost, state, events, invariants.)
 
 Rules
 1. Every admitted request ends in exactly one Reply to the session that asked: Vectors or Refused. A request that is not
