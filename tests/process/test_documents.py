@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import subprocess
 import sys
@@ -32,6 +33,23 @@ def test_the_code_of_the_readme_runs_and_prints_what_it_shows(monkeypatch: pytes
                 exec(compile(code, "README.md", "exec"), {})
             if shown:
                 assert printed.getvalue() == shown
+
+
+def test_the_example_finds_the_right_line_with_a_running_pool_and_with_its_own(tmp_path: Path) -> None:
+    lines = ["The cat sleeps in the window.", "Interest rates were left unchanged.", "The train leaves at seven."]
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
+    command = [
+        sys.executable,
+        str(ROOT / "examples" / "search.py"),
+        str(tmp_path / "lines.txt"),
+        "what do central banks decide?",
+    ]
+    with serving(model="minilm") as server:
+        for environ in ({"EMBEDPOOL_ENDPOINT": server.endpoint}, {"EMBEDPOOL_RUNTIME_DIR": str(tmp_path)}):
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=True, env={**os.environ, **environ}, timeout=60
+            )
+            assert done.stdout.splitlines()[1].endswith(lines[1]), done.stdout
 
 
 def test_the_first_vector_stands_within_twenty_lines_of_the_first_section() -> None:
