@@ -237,7 +237,7 @@ class AsyncClient:
         # The loop holds us weakly: a client that is dropped without close() is collected, and its session with it.
         me = weakref.ref(self)
         self._loop.add_reader(descriptor(self._sock), lambda: _of(me, AsyncClient._drain))
-        self._ticker = self._loop.call_later(PING_AFTER_S, lambda: _of(me, AsyncClient._tick))
+        self._tick_later()
 
     def _give_up_link(self) -> None:
         self._drop_link()
@@ -258,12 +258,16 @@ class AsyncClient:
         assert self._loop is not None
         silent_s = time.monotonic() - self._core.heard_at
         awaited = self._core.tickets or not self._core.is_open
-        if awaited and silent_s >= GONE_AFTER_S:
+        if awaited and (self._sock is None or silent_s >= GONE_AFTER_S):
             self._give_up_link()
             self._open_link()
             return
         if awaited and silent_s >= PING_AFTER_S:
             self._send([self._core.ping()])
+        self._tick_later()
+
+    def _tick_later(self) -> None:
+        assert self._loop is not None
         me = weakref.ref(self)
         self._ticker = self._loop.call_later(PING_AFTER_S, lambda: _of(me, AsyncClient._tick))
 
@@ -278,7 +282,13 @@ class AsyncClient:
         if self._sock is None:
             return
         state = self._core.state
-        while (found := receive(self._sock)) is not None:
-            send(self._sock, self._core.received(*found, time.monotonic()))
+        try:
+            while (found := receive(self._sock)) is not None:
+                send(self._sock, self._core.received(*found, time.monotonic()))
+        except errors.ProtocolError:
+            # Whoever answers there is no router, or of another version: a new link in a while, and timeouts until then.
+            self._give_up_link()
+            self._tick_later()
+            return
         if self._core.state != state or self._core.refused_hello is not None:
             self._changed.set()

@@ -259,8 +259,12 @@ class Server:
             if found is None:
                 return n
             sender, frame, payload = found
-            number = int(sender[1:])
-            message = wire.decode(frame) if frame else None
+            number = int(sender[1:]) if sender[1:].isdigit() else 0
+            try:
+                message = wire.decode(frame) if frame else None
+            except ProtocolError as error:
+                control.say(self.link, control.WorkerHung(number, f"it does not speak the protocol: {error.message}"))
+                continue
             if isinstance(message, wire.Done):
                 self._handle(ev.Finished(number, message, payload))
             elif isinstance(message, wire.Ready):
