@@ -97,17 +97,18 @@ class Pool(Client):
         if self._process is None or self._owned_by != os.getpid():
             return  # not started; or a forked child's copy, whose pool is its parent's
         process, self._process = self._process, None
-        process.send_signal(signal.SIGTERM)
-        _owners.discard(self._owner)
-        os.close(self._owner)
         try:
+            process.send_signal(signal.SIGTERM)
             process.wait(END_S)
         except subprocess.TimeoutExpired:
             process.kill()
+        finally:
+            _owners.discard(self._owner)
+            os.close(self._owner)  # ends it even if we were interrupted
             process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+            if process.stdout is not None:
+                process.stdout.close()
+            shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _start(command: Sequence[str], settings: Mapping[str, Any]) -> tuple[subprocess.Popen[bytes], int]:

@@ -283,6 +283,16 @@ def test_a_stopped_router_means_a_timeout_in_time_and_service_when_it_goes_on() 
         assert same(pool.embed(["after"], timeout_s=10), ["after"])
 
 
+def test_a_stop_while_the_router_is_dead_leaves_nothing() -> None:
+    with serving() as server, Client(server.endpoint) as client:
+        for i in range(3):
+            kill(router_of(server.pid))
+            assert same(client.embed([f"after {i}"], timeout_s=10), [f"after {i}"])
+        kill(router_of(server.pid))  # the next one is due in some tenths of a second
+        assert server.stop() == 0
+        assert not server.runtime_dir.exists()
+
+
 # ── the supervisor ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -37,12 +37,13 @@ class Lease:
     __slots__ = ("_freed", "arena", "offset")
 
     def __init__(self, arena: Arena, offset: int, freed: deque[int]) -> None:
-        self.arena = arena
         self.offset = offset
-        self._freed = freed
+        self._freed = freed  # from here on the room comes back, whatever interrupts us
+        self.arena = arena
 
     def __del__(self) -> None:
-        self._freed.append(self.offset)
+        if hasattr(self, "_freed"):
+            self._freed.append(self.offset)
 
 
 class Arena:

@@ -56,6 +56,7 @@ class Ticket:
     placed: bool = False  # within a larger room: the caller makes the array
     result: Vectors | EmbedpoolError | str | None = None
     fingerprint: str = ""  # of the model that computed the result
+    done_at: float = 0.0
     abandoned: bool = False
     waker: threading.Event | None = None
     on_done: Callable[[], None] | None = None
@@ -227,7 +228,7 @@ class ClientCore:
         for ticket in list(self.tickets.values()):
             ticket.lease, ticket.placed = None, False
             if ticket.abandoned:
-                del self.tickets[ticket.id]
+                self._finish(ticket.id, errors.Cancelled("given up by its caller"))
             elif not ticket.dim:
                 frames.append(wire.encode(wire.AskStatus(ticket.id)))
             else:
@@ -269,7 +270,7 @@ class ClientCore:
         ticket = self.tickets.pop(id, None)
         if ticket is None:
             return
-        ticket.result = result
+        ticket.result, ticket.done_at = result, self.heard_at
         ticket.lease = None if not ticket.placed else ticket.lease
         if ticket.waker is not None:
             ticket.waker.set()

@@ -40,6 +40,7 @@ from embedpool.shm.segment import ReadMap
 SEGMENT_BYTES = 16 << 20  # room for 10,900 rows of 384 dimensions; it is real memory of the pool's machine
 CONNECT_S = 5.0
 CONNECT_POLL_S = 0.05
+STALE_S = 0.5  # after its answer, how long a reader may take to leave; it takes microseconds
 CLOSED = "this client was closed"
 
 
@@ -234,6 +235,7 @@ class Client:
                 if ticket.result is None and time.monotonic() >= ticket.deadline_at:
                     raise TimedOut(self._why_silent())
         except BaseException:
+            ticket.abandoned = True  # first, without the lock: another interrupt may come at any line
             self._abandon([ticket])
             raise
         finally:
@@ -256,7 +258,7 @@ class Client:
             self._drain(ticket)
             if ticket.result is not None:
                 return
-            if self._reader is None:
+            if self._is_vacant(self._reader):
                 self._reader = ticket
             if self._reader is not ticket:
                 ticket.waker = ticket.waker or threading.Event()
@@ -266,7 +268,7 @@ class Client:
         if self._reader is ticket:
             self._read(ticket, min(PING_AFTER_S, patience_s))
         elif ticket.waker is not None:
-            ticket.waker.wait(min(patience_s, threading.TIMEOUT_MAX))
+            ticket.waker.wait(min(PING_AFTER_S, patience_s))  # not longer: an interrupt may have lost the sign for us
 
     def _read(self, ticket: Ticket, patience_s: float) -> None:
         ready = self._poll.poll(patience_s * 1e3 + 0.999)
@@ -279,17 +281,27 @@ class Client:
             if not ready and ticket.result is None:
                 self._keep_alive()
 
+    def _is_vacant(self, reader: Ticket | None) -> bool:
+        """Whether nobody reads, also where an interrupt kept the reader's thread from saying so. A reader whose answer came
+        a while ago has left the poll: whoever takes the answer in rouses it."""
+        if reader is None or reader.abandoned:
+            return True
+        return reader.result is not None and time.monotonic() - reader.done_at > STALE_S
+
     def _leave(self, ticket: Ticket) -> None:
         """This thread waits no longer: somebody else must read, if anybody sleeps."""
         with self._lock:
             self._sleepers.pop(ticket, None)
             if self._reader is ticket:
                 self._reader = None
-            if self._reader is None:
-                for heir in self._sleepers:
-                    if heir.result is None and heir.waker is not None:
-                        heir.waker.set()
-                        return
+            if not self._is_vacant(self._reader):
+                return
+            for lost in [sleeper for sleeper in self._sleepers if sleeper.abandoned or sleeper.result is not None]:
+                del self._sleepers[lost]
+            for heir in self._sleepers:
+                if heir.waker is not None:
+                    heir.waker.set()
+                    return
 
     def _keep_alive(self) -> None:
         """Pings after silence; takes the router for dead, and connects anew, after more of it."""

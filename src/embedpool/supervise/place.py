@@ -29,6 +29,7 @@ class Place:
     """A locked runtime directory. `found` says in words what a pool that was killed had left here, "" if nothing."""
 
     path: Path
+    endpoint: str
     lock: int
     found: str
 
@@ -49,7 +50,9 @@ class Place:
         sweep(self.segments)
         with contextlib.suppress(OSError):
             self.segments.rmdir()
-        for path in (self.record, self.path / WORKERS, self.path / LOCK):
+        # The router unlinks its sockets; one that was killed just now did not.
+        sockets = [Path(self.endpoint.removeprefix("ipc://"))] if self.endpoint.startswith("ipc://") else []
+        for path in (self.record, *sockets, self.path / WORKERS, self.path / LOCK):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
@@ -72,7 +75,7 @@ def enter(path: Path, endpoint: str) -> Place:
     except OSError as error:
         raise ConfigError(f"runtime directory {path} cannot be used: {error.strerror}") from error
     try:
-        return Place(path, lock, _swept(path, endpoint))
+        return Place(path, endpoint, lock, _swept(path, endpoint))
     except BaseException:
         os.close(lock)
         raise
