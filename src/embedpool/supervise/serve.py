@@ -56,11 +56,25 @@ def serve(
 
 @contextmanager
 def _place(config: Config) -> Iterator[Place]:
-    place = enter(config.runtime_path(), config.endpoint_url())
+    place: Place | None = None
     try:
+        with _signals_wait():
+            place = enter(config.runtime_path(), config.endpoint_url())
         yield place
     finally:
-        place.leave()
+        if place is not None:
+            with _signals_wait():
+                place.leave()
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """What is done here is done whole: a signal that would stop us takes effect behind it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
