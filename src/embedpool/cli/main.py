@@ -22,8 +22,9 @@ COMMANDS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line's grammar, with every command's own arguments."""
+def parser(chosen: str = "") -> argparse.ArgumentParser:
+    """The command line's grammar. Only the chosen command's module is imported, for its arguments: `serve` becomes the
+    supervisor, which has no use for what the others import."""
     top = argparse.ArgumentParser(
         prog="embedpool", description="A pool of worker processes that serves text embeddings on one machine."
     )
@@ -31,13 +32,15 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
-        import_module(f"embedpool.cli.{name}").arguments(command)
+        if name == chosen:
+            import_module(f"embedpool.cli.{name}").arguments(command)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
-    arguments = parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parser(next((word for word in argv if not word.startswith("-")), "")).parse_args(argv)
     try:
         status: int = import_module(f"embedpool.cli.{arguments.command}").run(arguments)
     except EmbedpoolError as error:

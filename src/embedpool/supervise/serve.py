@@ -40,7 +40,8 @@ def serve(
     Raises ConfigError, AlreadyRunning and ModelError before any worker is started. SIGTERM and SIGINT stop it: with a drain
     once it serves, at once before. `owner_fd` ends it when the other end is closed.
     """
-    with _stoppable(), _place(config) as place:
+    stop = _Stop()
+    with stop.installed(), _place(config, stop) as place:
         model = resolve_in_child(config)
         if place.found:
             warn(place.found)
@@ -54,42 +55,51 @@ def serve(
         return supervisor.run()
 
 
+class _Stop:
+    """The handler of SIGTERM and SIGINT before the supervisor's loop runs: ends the process by the same path as an exception,
+    but never in the middle of what is `held`. (A signal mask would not do: libraries' threads take signals too.)"""
+
+    def __init__(self) -> None:
+        self._holding = False
+        self._asked = False
+
+    def __call__(self, *_: object) -> None:
+        if not self._holding:
+            raise SystemExit(0)
+        self._asked = True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What is done here is done whole: a signal takes effect behind it."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        if self._asked:
+            raise SystemExit(0)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 @contextmanager
-def _place(config: Config) -> Iterator[Place]:
+def _place(config: Config, stop: _Stop) -> Iterator[Place]:
     place: Place | None = None
     try:
-        with _signals_wait():
+        with stop.held():
             place = enter(config.runtime_path(), config.endpoint_url())
         yield place
     finally:
         if place is not None:
-            with _signals_wait():
+            with stop.held():
                 place.leave()
-
-
-@contextmanager
-def _signals_wait() -> Iterator[None]:
-    """What is done here is done whole: a signal that would stop us takes effect behind it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM before the supervisor's loop runs ends the process by the same path as an exception: nothing is left."""
-
-    def stop(*_: object) -> None:
-        raise SystemExit(0)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def resolve_in_child(config: Config) -> ModelSpec:
