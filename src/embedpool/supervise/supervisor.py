@@ -245,9 +245,8 @@ class Supervisor:
     def _ended(self, slot: Slot) -> None:
         assert slot.child is not None
         self._selector.unregister(slot.child)
-        reason = slot.killed_for or slot.child.reap()
-        if slot.killed_for:
-            slot.child.reap()
+        how = slot.child.reap()
+        reason = slot.killed_for or how
         slot.child = None
         self._record()
         begun = slot.take_record()
