@@ -6,7 +6,7 @@ The data path, which is also the order in which to read the code:
 2. router.server.Server.run         frames to validated messages to events for the core
 3. router.core.Core.handle          admits or refuses at once, cuts rows into jobs by estimated cost, picks a worker
 4. worker.job.run_job               tokenises, forms micro-batches of like length, runs the session
-5. shm.segment.WriteMap.array       where the worker writes each row: its place in the client's segment
+5. shm.segment.WriteMap.room        where the worker writes each row: its place in the client's segment
 6. router.core.Core.handle          all jobs of a request done: one `vectors` message, no vector inside it
 7. client.core.ClientCore.received  an array over the client's own mapping; the room is free when it is collected
 """
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from embedpool.client import AsyncClient, Client
     from embedpool.errors import EmbedpoolError
     from embedpool.pool import Pool
+    from embedpool.shm.rows import dequantized
 
-__all__ = ["AsyncClient", "Client", "EmbedpoolError", "Pool", "__version__"]
+__all__ = ["AsyncClient", "Client", "EmbedpoolError", "Pool", "__version__", "dequantized"]
 
 __version__ = version("embedpool")
 
@@ -30,6 +31,7 @@ _PLACES = {
     "Client": "embedpool.client",
     "EmbedpoolError": "embedpool.errors",
     "Pool": "embedpool.pool",
+    "dequantized": "embedpool.shm.rows",
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from embedpool.errors import ConfigError
 
 PREFIX = "EMBEDPOOL_"
+OF_MODEL = ("model", "precision", "model_dir", "onnx_file", "pooling", "max_tokens", "output_range")
 SOCKET = "embedpool.sock"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path is 108 bytes with its end, unix(7)
@@ -29,8 +30,16 @@ def _row(default: Any, unit: str, help: str, low: float = 0, high: float = 2**62
 class Config:
     """The settings of one pool."""
 
-    model: str = _row("minilm", "", "minilm, echo, a directory, or a hub id owner/name[@revision]")
-    onnx_file: str = _row("", "", "the ONNX file within the model's directory, if not onnx/model.onnx or model.onnx")
+    model: str = _row("minilm", "", "a name that `embedpool models` lists, a directory, or a hub id owner/name[@revision]")
+    precision: str = _row(
+        "auto", "", "of the weights; q8 and q4 are made from fp32 if the model has no such file; auto: fp32 if it can be had",
+        choices=("auto", "fp32", "fp16", "q8", "q4", "uint8"),
+    )  # fmt: skip
+    model_dir: str = _row(
+        "", "", "where the files of --model are, if that is a known model's name and they are not from the hub"
+    )
+    onnx_file: str = _row("", "", "the ONNX file within the model's directory, if not the usual one of the precision")
+    output_range: str = _row("", "", "MIN,MAX: what the codes 0 and 255 of a graph with uint8 output stand for")
     pooling: str = _row(
         "auto", "", "how tokens become one vector, where the model's files do not say",
         choices=("auto", "none", "mean", "cls", "last"),
@@ -69,6 +78,10 @@ class Config:
     def endpoint_url(self) -> str:
         """Where clients connect."""
         return self.endpoint or f"ipc://{self.runtime_path() / SOCKET}"
+
+    def wanted_model(self) -> dict[str, Any]:
+        """The settings that decide the model, and the cache: what models.resolve.Wanted holds."""
+        return {**{name: getattr(self, name) for name in OF_MODEL}, "cache": str(self.cache_path())}
 
     def cache_path(self) -> Path:
         """The directory for prepared models."""

@@ -18,6 +18,7 @@
     │   └── NotRunning (ConnectionError) not_running     503   retryable; nobody answers at the endpoint
     ├── TimedOut (TimeoutError)         expired          504   retryable
     ├── ModelChanged                    model_changed    409   retryable; the pool came back with another model in the middle
+    ├── WrongFingerprint                wrong_model      409   the pool's vectors are not those that the client expects
     ├── Cancelled                       cancelled        499
     ├── EncodeFailed                    encode_failed    500   the model run raised, or gave values that are not finite
     ├── SegmentError                    no_space         507   shared memory could not be had
@@ -138,6 +139,11 @@ class ModelChanged(EmbedpoolError):
     code = "model_changed"
     http_status = 409
     retryable = True
+
+
+class WrongFingerprint(EmbedpoolError):
+    code = "wrong_model"
+    http_status = 409
 
 
 class Cancelled(EmbedpoolError):

@@ -40,10 +40,11 @@ class Pool(Client):
         *,
         workers: int | str = "auto",
         segment_bytes: int = SEGMENT_BYTES,
+        expect_fingerprint: str = "",
         command: Sequence[str] = COMMAND,
         **settings: Any,
     ) -> None:
-        super().__init__("ipc://", segment_bytes=segment_bytes)
+        super().__init__("ipc://", segment_bytes=segment_bytes, expect_fingerprint=expect_fingerprint)
         self._settings = {"model": model, "workers": workers, **settings}
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None

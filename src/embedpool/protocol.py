@@ -1,8 +1,8 @@
 """The wire: every message, its limits, and bytes to messages and back. No socket, no clock, no policy.
 
 A message is one msgpack map in one frame, `kind` first; unknown fields are ignored, so that a newer peer may say more.
-Two messages may be followed by a second frame, raw little-endian float32 rows: `vectors` with `inline` true, and a worker's
-`done`. Control is small; vectors otherwise stay in shared memory.
+Two messages may be followed by a second frame, raw rows as they would lie in a segment (shm.layout): `vectors` with `inline`
+true, and a worker's `done`. Control is small; vectors otherwise stay in shared memory.
 
 Between client and router: hello embed cancel ping ask_status bye  /  who welcome vectors refused pong status.
 Between router and worker: ready done  /  who job forget.
@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from embedpool.errors import BadText, ProtocolError, VersionMismatch
+from embedpool.shm.layout import DTYPES, Dtype
 
 VERSION = 1
 MAX_I64 = 2**63 - 1
@@ -38,6 +39,7 @@ Sentence = Annotated[str, Meta(max_length=MAX_MESSAGE_CHARS)]
 Path = Annotated[str, Meta(max_length=4096)]
 Milliseconds = Annotated[float, Meta(ge=0.0, le=1e12)]
 Priority = Literal["auto", "interactive", "bulk"]
+Truncate = bool | Literal["left", "right"]  # True: right. The side that is cut off
 
 
 class _Record(Struct, frozen=True, gc=False):
@@ -60,10 +62,11 @@ class Hello(_Message, frozen=True, tag="hello"):
 
 
 class Embed(_Message, frozen=True, tag="embed"):
-    """Asks for one vector per text: float32[len(texts), dim], row i at `offset + i * dim * 4` of the session's segment.
+    """Asks for one vector per text, row i at `offset + i * row_bytes(dim, dtype)` of the session's segment (shm.layout).
 
     `offset` None asks for inline vectors; `model` "" is the pool's only one; `dim` 0 is the model's own; `budget_ms` is
-    how long the answer is of use, counted by the router from arrival.
+    how long the answer is of use, counted by the router from arrival. `prompt_name` is one of the model's, `prompt` any text
+    put before each text; `titles` has one per text, for prompts that take a title.
     """
 
     id: Id
@@ -74,8 +77,11 @@ class Embed(_Message, frozen=True, tag="embed"):
     prompt_name: Name | None = None
     dim: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     normalize: bool = True
-    truncate: bool = True
+    truncate: Truncate = True
     priority: Priority = "auto"
+    dtype: Dtype = "float32"
+    prompt: str | None = None
+    titles: Annotated[tuple[str, ...], Meta(max_length=MAX_TEXTS)] = ()
 
 
 class Cancel(_Message, frozen=True, tag="cancel"):
@@ -114,13 +120,17 @@ class Limits(_Record, frozen=True):
 
 
 class ModelCard(_Record, frozen=True):
-    """What a client must know of a model: vectors of two fingerprints must not be mixed."""
+    """What a client must know of a model: vectors of two fingerprints must not be mixed. `titled` are the prompts that take a
+    title; `dtypes` the types in which its vectors can be had."""
 
     name: Name
     dim: Count
     max_tokens: Count
     fingerprint: Name
     prompts: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = DTYPES
+    titled: tuple[str, ...] = ()
+    precision: Name = "fp32"
 
 
 class Welcome(_Message, frozen=True, tag="welcome"):
@@ -179,8 +189,9 @@ class Ready(_Message, frozen=True, tag="ready"):
 
 
 class Part(_Record, frozen=True):
-    """The rows of one request within a job. Row `rows[i]` is `texts[i]`, written at `offset + rows[i] * dim * 4` of the
-    segment, or, where `segment` is "", returned in the frame behind `done`, in the order of `rows`."""
+    """The rows of one request within a job. Row `rows[i]` is `texts[i]`, with `titles[i]` if there are any, written at
+    `offset + rows[i] * row_bytes(dim, dtype)` of the segment, or, where `segment` is "", returned in the frame behind `done`,
+    in the order of `rows`."""
 
     segment: Name
     segment_bytes: Count
@@ -190,7 +201,10 @@ class Part(_Record, frozen=True):
     texts: tuple[str, ...]
     prompt_name: Name | None
     normalize: bool
-    truncate: bool
+    truncate: Truncate
+    dtype: Dtype = "float32"
+    prompt: str | None = None
+    titles: tuple[str, ...] = ()
 
 
 class Job(_Message, frozen=True, tag="job"):

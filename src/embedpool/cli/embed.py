@@ -16,6 +16,7 @@ import numpy as np
 from embedpool.client import Client
 from embedpool.client.documents import Keywords
 from embedpool.errors import BadRequest
+from embedpool.shm.layout import DTYPES
 
 LINES_AT_ONCE = 16_384  # of JSON lines: written as they come, so that memory does not grow with the input
 
@@ -29,6 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-name", help="one of the model's prompts (default: its document prompt, if it has one)")
     parser.add_argument("--dim", type=int, default=0, help="the first N dimensions, normalised again")
     parser.add_argument("--no-normalize", action="store_true", help="leave vectors as the model gives them")
+    parser.add_argument("--prompt", help="text to put before each line, instead of a prompt of the model")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the vectors (default float32)")
+    parser.add_argument("--truncate", choices=("left", "right"), default="right", help="the side that long texts lose")
     parser.add_argument("--no-truncate", action="store_true", help="refuse texts longer than the model reads")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds for each chunk (default 60)")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
@@ -40,7 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
         "prompt_name": arguments.prompt_name,
         "dim": arguments.dim,
         "normalize": not arguments.no_normalize,
-        "truncate": not arguments.no_truncate,
+        "truncate": False if arguments.no_truncate else arguments.truncate,
+        "prompt": arguments.prompt,
+        "dtype": arguments.dtype,
     }
     form = arguments.format or ("npy" if arguments.output.endswith(".npy") else "jsonl")
     progress = not arguments.quiet and sys.stderr.isatty()

@@ -16,6 +16,8 @@ from embedpool.errors import EmbedpoolError
 COMMANDS = {
     "serve": "run a pool until it is stopped",
     "embed": "embed lines of text from files or stdin",
+    "prepare": "make a model ready for this machine, before it is first served",
+    "models": "list models that are known, cached and prepared; check and clean them",
     "status": "show a running pool: model, workers, queue, sessions",
     "demo": "search the standard library's docstrings with a pool of your own",
     "config": "show every setting: value, unit, where it came from",

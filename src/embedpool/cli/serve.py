@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 from embedpool import config
 from embedpool.errors import EmbedpoolError
@@ -20,10 +21,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--owner-fd", type=int, default=-1, help=argparse.SUPPRESS)
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """A flag for every setting, and --config."""
+def add_settings(parser: argparse.ArgumentParser, names: Sequence[str] = ()) -> None:
+    """A flag for every setting, or for those of these names, and --config."""
     parser.add_argument("--config", metavar="FILE", default=None, help="TOML file with settings by name")
     for row in config.rows():
+        if names and row.name not in names:
+            continue
         unit = f" [{row.metadata['unit']}]" if row.metadata["unit"] else ""
         default = {"": "", "workers": "auto"}.get(row.name, str(row.default).lower())
         help = f"{row.metadata['help']}{unit}" + (f" (default {default})" if default else "")

@@ -25,6 +25,7 @@ from embedpool.client.sync import CLOSED, CONNECT_S, SEGMENT_BYTES
 from embedpool.config import find_endpoint
 from embedpool.edge import descriptor
 from embedpool.errors import EmbedpoolError, NotRunning, TimedOut
+from embedpool.protocol import ModelCard
 from embedpool.shm.segment import ReadMap
 
 
@@ -43,10 +44,11 @@ class AsyncClient:
         *,
         segment_bytes: int = SEGMENT_BYTES,
         connect_timeout_s: float = CONNECT_S,
+        expect_fingerprint: str = "",
     ) -> None:
         self.endpoint = endpoint or find_endpoint()
         self._connect_timeout_s = connect_timeout_s
-        self._core = ClientCore(ReadMap, segment_bytes, own_name())
+        self._core = ClientCore(ReadMap, segment_bytes, own_name(), expect_fingerprint)
         self._sock: zmq.Socket[bytes] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -90,18 +92,24 @@ class AsyncClient:
         options = options_of(keywords)
         texts = as_strings([text async for text in texts] if isinstance(texts, AsyncIterable) else texts)
         dim = self._core.check(texts, options)
-        assembly = Assembly(texts, dim, self._core.reserve(len(texts), dim), self._core.limits, progress)
+        room = self._core.reserve(len(texts), dim, options.dtype)
+        assembly = Assembly(texts, options, dim, room, self._core.limits, progress)
         with assembly:
             try:
                 while not assembly.finished:
                     while assembly.open_chunks < CHUNKS_AHEAD and (chunk := assembly.next_chunk()):
                         deadline_at = time.monotonic() + timeout_s
-                        chunk.ticket = self._start(chunk.texts, options, deadline_at, chunk.place)
-                    await self._take_chunk(assembly, options, timeout_s)
+                        chunk.ticket = self._start(chunk.texts, chunk.options, deadline_at, chunk.place)
+                    await self._take_chunk(assembly, timeout_s)
             except BaseException:
                 self._abandon([chunk.ticket for chunk in assembly.open if chunk.ticket is not None])
                 raise
         return assembly.result()
+
+    async def model(self, name: str = "", *, timeout_s: float = 5.0) -> ModelCard:
+        """As Client.model."""
+        await self._connect(time.monotonic() + timeout_s)
+        return self._core.card(name)
 
     async def status(self, *, timeout_s: float = 5.0) -> str:
         """As Client.status."""
@@ -147,7 +155,9 @@ class AsyncClient:
     # ── one request ──
 
     def _prompt(self, keywords: Keywords, name: str) -> None:
-        if keywords.get("prompt_name") is None and name in self._core.card(keywords.get("model", "")).prompts:
+        """The usual prompt, unless the caller has said another."""
+        unsaid = keywords.get("prompt_name") is None and keywords.get("prompt") is None
+        if unsaid and name in self._core.card(keywords.get("model", "")).prompts:
             keywords["prompt_name"] = name
 
     def _start(
@@ -158,7 +168,7 @@ class AsyncClient:
         self._send(frames)
         return ticket
 
-    async def _take_chunk(self, assembly: Assembly, options: Options, timeout_s: float) -> None:
+    async def _take_chunk(self, assembly: Assembly, timeout_s: float) -> None:
         chunk = assembly.open[0]
         assert chunk.ticket is not None
         try:
@@ -168,7 +178,7 @@ class AsyncClient:
             if wait_s is None:
                 raise
             await asyncio.sleep(wait_s)
-            chunk.ticket = self._start(chunk.texts, options, chunk.give_up_at, chunk.place)
+            chunk.ticket = self._start(chunk.texts, chunk.options, chunk.give_up_at, chunk.place)
             return
         except EmbedpoolError as error:
             raise assembly.in_the_whole(error, chunk) from error

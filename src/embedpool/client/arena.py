@@ -17,9 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embedpool.shm.layout import Dtype, room_bytes
 from embedpool.shm.room import Rooms
+from embedpool.shm.rows import view
 
-Vectors = NDArray[np.float32]
+Vectors = NDArray[Any]  # see shm.rows.view
 
 
 class Mapping(Protocol):
@@ -27,7 +29,7 @@ class Mapping(Protocol):
 
     size: int
 
-    def array(self, offset: int, count: int) -> Vectors: ...
+    def room(self, offset: int, n: int) -> NDArray[np.uint8]: ...
     def close(self) -> None: ...
 
 
@@ -62,13 +64,13 @@ class Arena:
         offset = self._rooms.take(n)
         return None if offset is None else Lease(self, offset, self._freed)
 
-    def array(self, lease: Lease, offset: int, rows: int, dim: int) -> Vectors:
-        """float32[rows, dim] at `offset`, read-only; the lease lives as long as the array or any view of it."""
-        root = self._mapping.array(offset, rows * dim)
+    def array(self, lease: Lease, offset: int, rows: int, dim: int, dtype: Dtype) -> Vectors:
+        """The rows at `offset` (see shm.rows.view), read-only; the lease lives as long as the array or any view of it."""
+        root = self._mapping.room(offset, room_bytes(rows, dim, dtype))
         # numpy collapses chains of views: the base of every view of `root` is `root` itself, so its end is the end of all.
         key, held = id(root), self._held
         held[key] = (weakref.ref(root, lambda _: held.pop(key, None)), lease)
-        return root.reshape(rows, dim)
+        return view(root, rows, dim, dtype)
 
     @property
     def taken_bytes(self) -> int:

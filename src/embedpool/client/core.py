@@ -22,8 +22,9 @@ from embedpool import errors
 from embedpool import protocol as wire
 from embedpool.client.arena import Arena, Lease, Mapping, Vectors
 from embedpool.errors import EmbedpoolError
-from embedpool.protocol import Embed, Limits, ModelCard, Priority
-from embedpool.shm.layout import room_bytes
+from embedpool.protocol import Embed, Limits, ModelCard, Priority, Truncate
+from embedpool.shm.layout import Dtype, room_bytes
+from embedpool.shm.rows import empty, view
 
 PING_AFTER_S = 1.0  # of silence while something is open
 NO_LIMITS = Limits(0, 0, 0, 0)  # before the first welcome
@@ -38,8 +39,11 @@ class Options:
     prompt_name: str | None = None
     dim: int = 0
     normalize: bool = True
-    truncate: bool = True
+    truncate: Truncate = True
     priority: Priority = "auto"
+    dtype: Dtype = "float32"
+    prompt: str | None = None
+    titles: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -64,11 +68,13 @@ class Ticket:
 
 @dataclass(slots=True)
 class ClientCore:
-    """`map_segment(path, size)` gives a Mapping or raises SegmentError; `name` is shown in the pool's status."""
+    """`map_segment(path, size)` gives a Mapping or raises SegmentError; `name` is shown in the pool's status; `expected`, if
+    given, is the one fingerprint whose vectors are wanted."""
 
     map_segment: Callable[[str, int], Mapping]
     segment_bytes: int
     name: str = ""
+    expected: str = ""
     state: Literal["away", "greeting", "open"] = "away"
     warning: str = ""
     limits: Limits = NO_LIMITS
@@ -100,11 +106,13 @@ class ClientCore:
         card = self.card(options.model)
         if not 0 <= options.dim <= card.dim:
             raise errors.BadDimension(f"dim {options.dim} is not from 1 to {card.dim}, the dimension of {card.name}")
+        if options.titles:
+            wire.check_texts(options.titles)
         return options.dim or card.dim
 
-    def reserve(self, rows: int, dim: int) -> Lease | None:
-        """Room for float32[rows, dim], if the session has a segment with such a gap."""
-        return self.arena.take(room_bytes(rows, dim)) if self.arena is not None else None
+    def reserve(self, rows: int, dim: int, dtype: Dtype) -> Lease | None:
+        """Room for so many rows, if the session has a segment with such a gap."""
+        return self.arena.take(room_bytes(rows, dim, dtype)) if self.arena is not None else None
 
     def ask(
         self, texts: Sequence[str], options: Options, deadline_at: float, now: float, place: tuple[Lease, int] | None = None
@@ -132,7 +140,7 @@ class ClientCore:
 
     def _message(self, ticket: Ticket, now: float) -> bytes:
         if ticket.lease is None and ticket.texts:
-            ticket.lease = self.reserve(len(ticket.texts), ticket.dim)
+            ticket.lease = self.reserve(len(ticket.texts), ticket.dim, ticket.options.dtype)
             ticket.offset = ticket.lease.offset if ticket.lease else 0
         options = ticket.options
         frame = wire.encode(
@@ -147,6 +155,9 @@ class ClientCore:
                 options.normalize,
                 options.truncate,
                 options.priority,
+                options.dtype,
+                options.prompt,
+                options.titles,
             )
         )
         if len(frame) > self.limits.request_bytes:
@@ -210,6 +221,8 @@ class ClientCore:
         if self.arena is not None:
             self.arena.close()
             self.arena = None
+        if self.expected and self.expected not in [card.fingerprint for card in welcome.models]:
+            return self._unexpected(welcome.models)
         self.warning = welcome.warning or self._unmapped
         if welcome.segment:
             try:
@@ -221,6 +234,17 @@ class ClientCore:
         self.limits, self.models = welcome.limits, welcome.models
         self.state, self.refused_hello = "open", None
         return self._again(now)
+
+    def _unexpected(self, models: tuple[ModelCard, ...]) -> list[bytes]:
+        """Other vectors than those that are wanted: whoever waits or comes is told, and there is no session."""
+        found = ", ".join(f"{card.name} with {card.fingerprint}" for card in models)
+        error = errors.WrongFingerprint(
+            f"vectors of the fingerprint {self.expected} are expected, and this pool gives {found}: start it with the model and"
+            " versions that made the vectors you have, or embed all of them again"
+        )
+        self.state, self.refused_hello = "away", error
+        self.end(error)
+        return [self.bye()]
 
     def _again(self, now: float) -> list[bytes]:
         """The messages of everything that is still wanted, for a new session."""
@@ -244,17 +268,17 @@ class ClientCore:
         ticket = self.tickets.get(vectors.id)
         if ticket is None:
             return
-        rows = len(ticket.texts)
+        rows, dtype = len(ticket.texts), ticket.options.dtype
         ticket.fingerprint = vectors.fingerprint
         result: Vectors | EmbedpoolError | str
         if (vectors.rows, vectors.dim) != (rows, ticket.dim) or (vectors.inline and rows and ticket.lease is not None):
             result = errors.ProtocolError(f"asked for [{rows}, {ticket.dim}], got [{vectors.rows}, {vectors.dim}]")
         elif ticket.placed or not rows:
-            result = np.empty((0, ticket.dim), np.float32)
+            result = empty(0, ticket.dim, dtype)
         elif ticket.lease is not None:
-            result = ticket.lease.arena.array(ticket.lease, ticket.offset, rows, ticket.dim)
-        elif len(payload) == room_bytes(rows, ticket.dim):
-            result = np.frombuffer(payload, np.float32).reshape(rows, ticket.dim)
+            result = ticket.lease.arena.array(ticket.lease, ticket.offset, rows, ticket.dim, dtype)
+        elif len(payload) == room_bytes(rows, ticket.dim, dtype):
+            result = view(np.frombuffer(payload, np.uint8), rows, ticket.dim, dtype)
         else:
             result = errors.ProtocolError(f"{len(payload)} bytes of vectors for [{rows}, {ticket.dim}]")
         self._finish(vectors.id, result)

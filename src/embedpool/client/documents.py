@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypedDict
 
-import numpy as np
-
 from embedpool.client.arena import Lease, Vectors
-from embedpool.client.core import Options, Ticket
+from embedpool.client.core import Options, Ticket, as_strings
 from embedpool.errors import BadRequest, EmbedpoolError, ModelChanged
-from embedpool.protocol import Limits, Priority
-from embedpool.shm.layout import room_bytes
+from embedpool.protocol import Limits, Priority, Truncate
+from embedpool.shm.layout import DTYPES, Dtype, room_bytes
+from embedpool.shm.rows import empty
 
 CHUNK_ROWS = 128  # enough to sort by length within; few enough for a bar that moves
 CHUNK_CHARS = 1 << 20
@@ -29,8 +29,11 @@ class Keywords(TypedDict, total=False):
     prompt_name: str | None
     dim: int
     normalize: bool
-    truncate: bool
+    truncate: Truncate
     priority: Priority
+    dtype: Dtype
+    prompt: str | None
+    titles: Sequence[str]
 
 
 DEFAULTS = Options()
@@ -43,7 +46,15 @@ def options_of(keywords: Keywords) -> Options:
     unknown = set(keywords) - set(Keywords.__annotations__)
     if unknown:
         raise BadRequest(f"no such keyword: {', '.join(sorted(unknown))}")
-    options = Options(**keywords)
+    if "titles" in keywords:
+        keywords = {**keywords, "titles": as_strings(keywords["titles"] or ())}
+    options = Options(**keywords)  # type: ignore[arg-type]  # titles are a tuple by now
+    if options.dtype not in DTYPES:
+        raise BadRequest(f"dtype is one of {', '.join(DTYPES)}, not {options.dtype!r}")
+    if options.truncate not in (True, False, "left", "right"):
+        raise BadRequest(f"truncate is True, False, left or right, not {options.truncate!r}")
+    if not isinstance(options.prompt, str | None):
+        raise BadRequest(f"prompt is a string, not {options.prompt!r}")
     if options.priority not in ("auto", "interactive", "bulk"):
         raise BadRequest(f"priority is interactive, bulk or auto, not {options.priority!r}")
     if type(options.dim) is not int or options.dim < 0:
@@ -55,6 +66,7 @@ def options_of(keywords: Keywords) -> Options:
 class Chunk:
     start: int
     texts: tuple[str, ...]
+    options: Options
     place: tuple[Lease, int] | None
     ticket: Ticket | None = None
     give_up_at: float = 0.0  # set when it is the oldest and has to be asked for again
@@ -67,13 +79,18 @@ class Assembly:
     it, without a copy; otherwise each chunk is copied into an ordinary array as it comes.
     """
 
-    def __init__(self, texts: tuple[str, ...], dim: int, lease: Lease | None, limits: Limits, progress: bool) -> None:
+    def __init__(
+        self, texts: tuple[str, ...], options: Options, dim: int, lease: Lease | None, limits: Limits, progress: bool
+    ) -> None:
+        if options.titles and len(options.titles) != len(texts):
+            raise BadRequest(f"{len(options.titles)} titles for {len(texts)} texts")
         self._texts = texts
+        self._options = options
         self._dim = dim
         self._lease = lease
         self._limits = limits
         self._next = 0
-        self._out: Vectors | None = None if lease is not None else np.empty((len(texts), dim), np.float32)
+        self._out: Vectors | None = None if lease is not None else empty(len(texts), dim, options.dtype)
         self._done = 0
         self._fingerprint = ""
         self._progress = progress
@@ -111,9 +128,11 @@ class Assembly:
             stop += 1
         place = None
         if self._lease is not None:
-            place = (self._lease, self._lease.offset + room_bytes(start, self._dim))
+            place = (self._lease, self._lease.offset + room_bytes(start, self._dim, self._options.dtype))
         self._next = stop
-        chunk = Chunk(start, self._texts[start:stop], place)
+        titles = self._options.titles
+        options = replace(self._options, titles=titles[start:stop]) if titles else self._options
+        chunk = Chunk(start, self._texts[start:stop], options, place)
         self.open.append(chunk)
         return chunk
 
@@ -147,13 +166,17 @@ class Assembly:
         """The ordinary array; made, with all that is in place so far, when the first chunk is not in its place."""
         if self._out is None:
             assert self._lease is not None
-            self._out = self._lease.arena.array(self._lease, self._lease.offset, len(self._texts), self._dim).copy()
+            self._out = self._view(self._lease.offset, len(self._texts)).copy()
         return self._out
 
     def _copy(self, chunk: Chunk) -> None:
         assert self._lease is not None and chunk.place is not None and self._out is not None
         rows = len(chunk.texts)
-        self._out[chunk.start : chunk.start + rows] = self._lease.arena.array(self._lease, chunk.place[1], rows, self._dim)
+        self._out[chunk.start : chunk.start + rows] = self._view(chunk.place[1], rows)
+
+    def _view(self, offset: int, rows: int) -> Vectors:
+        assert self._lease is not None
+        return self._lease.arena.array(self._lease, offset, rows, self._dim, self._options.dtype)
 
     def in_the_whole(self, error: EmbedpoolError, chunk: Chunk) -> EmbedpoolError:
         """The same error with the row counted from the first text."""
@@ -164,9 +187,9 @@ class Assembly:
         return type(error)(message, row=row)
 
     def result(self) -> Vectors:
-        """float32[n, dim], read-only; call when finished."""
+        """All the rows, read-only; call when finished."""
         if self._out is None:
             assert self._lease is not None
-            return self._lease.arena.array(self._lease, self._lease.offset, len(self._texts), self._dim)
+            return self._view(self._lease.offset, len(self._texts))
         self._out.flags.writeable = False
         return self._out

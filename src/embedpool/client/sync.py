@@ -35,6 +35,7 @@ from embedpool.client.link import nobody_at, open_link, own_name, receive, send
 from embedpool.config import find_endpoint
 from embedpool.edge import descriptor
 from embedpool.errors import EmbedpoolError, NotRunning, TimedOut
+from embedpool.protocol import ModelCard
 from embedpool.shm.segment import ReadMap
 
 SEGMENT_BYTES = 16 << 20  # room for 10,900 rows of 384 dimensions; it is real memory of the pool's machine
@@ -49,7 +50,8 @@ class Client:
 
     `endpoint` None finds the pool by the rule of config.find_endpoint. `segment_bytes` is the shared memory to ask for; with
     0, and over TCP, vectors come through the socket. Connects at the first call and waits at most `connect_timeout_s` for a
-    pool that is not there yet; a pool that is restarted later is waited for within each call's own timeout.
+    pool that is not there yet; a pool that is restarted later is waited for within each call's own timeout. With
+    `expect_fingerprint`, a pool whose vectors are not of that fingerprint (see `model`) answers WrongFingerprint to all calls.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class Client:
         *,
         segment_bytes: int = SEGMENT_BYTES,
         connect_timeout_s: float = CONNECT_S,
+        expect_fingerprint: str = "",
     ) -> None:
         self.endpoint = endpoint or find_endpoint()
         self._connect_timeout_s = connect_timeout_s
         self._segment_bytes = segment_bytes
+        self._expected = expect_fingerprint
         self._closed = False
         self._reset()
         _clients.add(self)
@@ -69,7 +73,7 @@ class Client:
     def _reset(self) -> None:
         """A client that has not connected yet."""
         self._lock = threading.Lock()
-        self._core = ClientCore(ReadMap, self._segment_bytes, own_name())
+        self._core = ClientCore(ReadMap, self._segment_bytes, own_name(), self._expected)
         self._sock: zmq.Socket[bytes] | None = None
         self._wake = -1
         self._poll = select.poll()
@@ -80,15 +84,21 @@ class Client:
     # ── public ──
 
     def embed(self, texts: Sequence[str], *, timeout_s: float = 30.0, **keywords: Unpack[Keywords]) -> Vectors:
-        """float32[len(texts), dim], one vector per text in order; of unit length unless `normalize` is False.
+        """float32[len(texts), dim], one vector per text in order; of unit length unless `normalize` is False, which leaves
+        them as the model gives them.
 
         A read-only view of shared memory, valid as long as the array or any view of it lives, also after close(). Where the
         session's segment is full of arrays still held, the result is an ordinary array instead. An array of a forked child
         is only valid until the parent lets go of its own: copy it before the fork.
 
         Keywords: `model` (a name, default the pool's only one), `prompt_name` (one of the model's prompts), `dim` (the first
-        dim values, normalised again), `normalize`, `truncate` (False refuses texts longer than the model reads), `priority`
-        ("interactive" or "bulk"; by default few texts are interactive).
+        dim values, then normalised), `normalize`, `truncate` (False refuses texts longer than the model reads; "left" cuts off
+        their beginning), `priority` ("interactive" or "bulk"; by default few texts are interactive), `prompt` (any text to
+        put before each), `titles` (one per text, for a `prompt_name` that takes a title), `dtype`:
+
+        "float16": float16[n, dim]. "int8", "uint8": records [n] with `values` (int8 or uint8[dim]), `scale` and `shift`; the
+        vector is values * scale + shift (embedpool.dequantized). "binary", "ubinary": one bit per value, set where it is
+        positive, packed into int8 or uint8[n, dim / 8] as sentence-transformers does.
 
         Raises BadText and its children naming the row, TooLarge, UnknownModel, UnknownPrompt, BadDimension; Overloaded with
         retry_after_ms; TimedOut after `timeout_s`; NotRunning; PoolFailed.
@@ -129,18 +139,25 @@ class Client:
         texts = as_strings(texts)
         with self._lock:
             dim = self._core.check(texts, options)
-            assembly = Assembly(texts, dim, self._core.reserve(len(texts), dim), self._core.limits, progress)
+            room = self._core.reserve(len(texts), dim, options.dtype)
+            assembly = Assembly(texts, options, dim, room, self._core.limits, progress)
         with assembly:
             try:
                 while not assembly.finished:
                     while assembly.open_chunks < CHUNKS_AHEAD and (chunk := assembly.next_chunk()):
                         deadline_at = time.monotonic() + timeout_s
-                        chunk.ticket = self._start(chunk.texts, options, deadline_at, chunk.place)
-                    self._take_chunk(assembly, options, timeout_s)
+                        chunk.ticket = self._start(chunk.texts, chunk.options, deadline_at, chunk.place)
+                    self._take_chunk(assembly, timeout_s)
             except BaseException:
                 self._abandon([chunk.ticket for chunk in assembly.open if chunk.ticket is not None])
                 raise
         return assembly.result()
+
+    def model(self, name: str = "", *, timeout_s: float = 5.0) -> ModelCard:
+        """What the pool says of a model: name, dim, max_tokens, fingerprint, prompts, dtypes. Vectors of two fingerprints must
+        not be mixed. Raises UnknownModel."""
+        self._connect(time.monotonic() + timeout_s)
+        return self._core.card(name)
 
     def status(self, *, timeout_s: float = 5.0) -> str:
         """The pool's state as a JSON document (docs/protocol.md lists its keys)."""
@@ -188,7 +205,9 @@ class Client:
     # ── one request ──
 
     def _prompt(self, keywords: Keywords, name: str) -> None:
-        if keywords.get("prompt_name") is None and name in self._core.card(keywords.get("model", "")).prompts:
+        """The usual prompt, unless the caller has said another."""
+        unsaid = keywords.get("prompt_name") is None and keywords.get("prompt") is None
+        if unsaid and name in self._core.card(keywords.get("model", "")).prompts:
             keywords["prompt_name"] = name
 
     def _start(
@@ -204,7 +223,7 @@ class Client:
         assert isinstance(result, np.ndarray)
         return result
 
-    def _take_chunk(self, assembly: Assembly, options: Options, timeout_s: float) -> None:
+    def _take_chunk(self, assembly: Assembly, timeout_s: float) -> None:
         """Waits for the oldest open chunk; one that came too late, or to a full pool, is asked for again."""
         chunk = assembly.open[0]
         assert chunk.ticket is not None
@@ -215,7 +234,7 @@ class Client:
             if wait_s is None:
                 raise
             time.sleep(wait_s)
-            chunk.ticket = self._start(chunk.texts, options, chunk.give_up_at, chunk.place)
+            chunk.ticket = self._start(chunk.texts, chunk.options, chunk.give_up_at, chunk.place)
             return
         except EmbedpoolError as error:
             raise assembly.in_the_whole(error, chunk) from error

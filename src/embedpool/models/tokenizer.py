@@ -6,6 +6,7 @@ weights package behind `--model minilm` brings none.
 
 from __future__ import annotations
 
+import ctypes
 import gzip
 import hashlib
 import os
@@ -20,46 +21,79 @@ from tokenizers import Tokenizer as _Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import Sequence as Processors
 from tokenizers.processors import TemplateProcessing
 
 from embedpool.errors import ModelError
+from embedpool.models.encoding import Cut
 
 BERT_UNCASED = "builtin:bert-base-uncased"
 BERT_UNCASED_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+_LARGE_BYTES = 4 << 20  # of a tokenizer.json, from which giving its parser's memory back is worth the time
+PADS = ("[PAD]", "<pad>", "<|endoftext|>", "<|finetune_right_pad_id|>")
 
 
 class Tokenizer:
     """`source` is the path of a tokenizer.json, or BERT_UNCASED. Raises ModelError where it cannot be read."""
 
     def __init__(self, source: str, max_tokens: int, *, lowercase: bool = False) -> None:
-        self._whole = _load(source)
-        self._whole.no_padding()
-        self._whole.no_truncation()
-        self._cut = _Tokenizer.from_str(self._whole.to_str())
-        self._cut.enable_truncation(max_tokens)
+        self._tokenizer = _load(source)
+        # A careless export's padding and truncation must not be followed.
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._cut: Cut = ""
+        self._max_tokens = max_tokens
         self._lowercase = lowercase
 
-    def tokens(self, texts: Sequence[str], *, truncate: bool) -> list[list[int]]:
-        """Token ids with the model's special tokens; at most max_tokens of them where `truncate`."""
+    def tokens(self, texts: Sequence[str], cut: Cut) -> list[list[int]]:
+        """Token ids with the model's special tokens; at most max_tokens of them unless `cut` is ""."""
+        if cut != self._cut:  # one tokenizer for all: Gemma's has 96 MB
+            self._cut = cut
+            if cut:
+                self._tokenizer.enable_truncation(self._max_tokens, direction=cut)
+            else:
+                self._tokenizer.no_truncation()
         if self._lowercase:
             texts = [text.lower() for text in texts]
-        source = self._cut if truncate else self._whole
-        return [encoding.ids for encoding in source.encode_batch_fast(list(texts))]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
-    def pad_id(self) -> int:
-        """The id of the padding token; 0 where none has a usual name (padding is masked, any id would do)."""
-        for name in ("[PAD]", "<pad>", "<|endoftext|>"):
-            found = self._whole.token_to_id(name)
-            if found is not None:
-                return int(found)
-        return 0
+    def pad_id(self, named: str = "") -> int:
+        """The id of the padding token, `named` or of a usual name. Padding is masked, but its id must be one of the
+        vocabulary's. Raises ModelError where `named` is not."""
+        if named:
+            found = self._tokenizer.token_to_id(named)
+            if found is None:
+                raise ModelError(f"the tokenizer's padding token {named!r} is not in its vocabulary: tokenizer.json is damaged")
+            return int(found)
+        usual = [self._tokenizer.token_to_id(name) for name in PADS]
+        return next((int(id) for id in usual if id is not None), 0)
+
+    def append(self, token: str) -> None:
+        """Lets every text end with this token, if it does not yet. Raises ModelError if there is no such token."""
+        id = self._tokenizer.token_to_id(token)
+        if id is None:
+            raise ModelError(f"the tokenizer has no token {token}, with which this model's texts end")
+        if self.tokens(["a"], "")[0][-1] == id:
+            return
+        ending = TemplateProcessing(single=f"$A {token}", special_tokens=[(token, id)])
+        before = self._tokenizer.post_processor
+        self._tokenizer.post_processor = Processors([before, ending]) if before is not None else ending
+
+    def save(self, path: Path) -> None:
+        """Writes it as tokenizer.json, without what a text's encoding does not need."""
+        path.write_text(self._tokenizer.to_str(), encoding="utf-8")
 
 
 def _load(source: str) -> _Tokenizer:
     if source == BERT_UNCASED:
         return _bert_uncased()
     try:
-        return _Tokenizer.from_file(source)
+        loaded = _Tokenizer.from_file(source)
+        if os.stat(source).st_size > _LARGE_BYTES:
+            ctypes.CDLL(None).malloc_trim(0)  # the parser's memory: 180 of 278 MB with Gemma's tokenizer
+        return loaded
+    except AttributeError:
+        return loaded  # a C library that does not trim
     except Exception as error:  # the library raises plain Exception for whatever its Rust side reports
         raise ModelError(f"{source} is not a tokenizer that can be read: {error}") from error
 
@@ -83,8 +117,3 @@ def _bert_uncased() -> _Tokenizer:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", pieces["[CLS]"]), ("[SEP]", pieces["[SEP]"])]
     )
     return tokenizer
-
-
-def digest_parts(source: str) -> list[Path | bytes]:
-    """What the fingerprint covers of a tokenizer."""
-    return [BERT_UNCASED_SHA256.encode()] if source == BERT_UNCASED else [Path(source)]

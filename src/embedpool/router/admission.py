@@ -39,6 +39,9 @@ class Admission:
         if ask.prompt_name is not None and ask.prompt_name not in model.prompts:
             known = ", ".join(model.prompts) or "none"
             return Refused(ask.id, "unknown_prompt", f"no prompt {ask.prompt_name[:100]!r}: {model.name} has {known}")
+        reason = impossible(model, ask)
+        if reason:
+            return Refused(ask.id, "bad_request", reason)
         return self._too_large(model, ask, segment_bytes)
 
     def _too_large(self, model: ModelCard, ask: Embed, segment_bytes: int) -> Refused | None:
@@ -49,11 +52,14 @@ class Admission:
                 "too_large",
                 f"{rows} texts in one request, at most {self.max_request_rows}: use embed_documents or send several",
             )
+        before = (len(ask.prompt or "") + max(map(len, ask.titles), default=0)) if ask.prompt or ask.titles else 0
         longest = max(map(len, ask.texts), default=0)
+        if before > self.max_text_chars:
+            return Refused(ask.id, "too_large", f"prompt and title have {before} characters, at most {self.max_text_chars}")
         if longest > self.max_text_chars:
             row = next(i for i, text in enumerate(ask.texts) if len(text) == longest)
             return Refused(ask.id, "too_large", f"text {row} has {longest} characters, at most {self.max_text_chars}", row=row)
-        needed = room_bytes(rows, ask.dim or model.dim)
+        needed = room_bytes(rows, ask.dim or model.dim, ask.dtype)
         if ask.offset is None:
             if needed > self.max_inline_bytes:
                 return Refused(ask.id, "too_large", f"{needed} bytes of vectors inline, at most {self.max_inline_bytes}")
@@ -87,6 +93,22 @@ class Admission:
             return None
         reason = f"an answer would take about {wait_ms:.0f} ms, longer than the budget of {ask.budget_ms:.0f} ms"
         return _overloaded(ask, reason, wait_ms - ask.budget_ms)
+
+
+def impossible(model: ModelCard, ask: Embed) -> str:
+    """What contradicts itself in a request's options, or the model cannot give; "" for nothing."""
+    if ask.dtype not in model.dtypes:
+        return f"{model.name} gives uint8 of an unknown range: ask for dtype uint8, or start the pool with --output-range"
+    if ask.prompt is not None and ask.prompt_name is not None:
+        return "prompt and prompt_name are both given: one of them"
+    if not ask.titles:
+        return ""
+    if len(ask.titles) != len(ask.texts):
+        return f"{len(ask.titles)} titles for {len(ask.texts)} texts"
+    if ask.prompt_name not in model.titled:
+        which = ", ".join(model.titled)
+        return f"titles go with prompt_name {which}" if which else f"no prompt of {model.name} takes a title"
+    return ""
 
 
 def _overloaded(ask: Embed, reason: str, retry_after_ms: float) -> Refused:

@@ -49,7 +49,7 @@ from embedpool.router.events import (
 from embedpool.router.invariants import check
 from embedpool.router.queue import Queue
 from embedpool.router.state import Counters, Job, Request, Session, Slice, Worker
-from embedpool.shm.layout import room_bytes
+from embedpool.shm.layout import room_bytes, row_bytes
 
 DEPTH = 2  # one job running, one ahead, so that a worker never waits for the router's round trip (about 150 us)
 SWEEP_S = 0.1  # how often requests are looked at for having expired and workers for being hung
@@ -147,7 +147,7 @@ class Core:
             self._reply(event.session, late, out)
             return
         if ask.offset is None:
-            request.inline = bytearray(room_bytes(len(ask.texts), dim))
+            request.inline = bytearray(room_bytes(len(ask.texts), dim, ask.dtype))
             session.inline_bytes += len(request.inline)
         session.open[ask.id] = request
         self.queue.add(request)
@@ -308,6 +308,9 @@ class Core:
             ask.prompt_name,
             ask.normalize,
             ask.truncate,
+            ask.dtype,
+            ask.prompt,
+            tuple([ask.titles[row] for row in piece.rows]) if ask.titles else (),
         )
 
     def _finished(self, event: Finished, now: float, out: list[Action]) -> None:
@@ -338,7 +341,7 @@ class Core:
         self.counters.tokens += tokens
         if request.inline is None:
             return payload
-        width = room_bytes(1, request.dim)
+        width = row_bytes(request.dim, request.ask.dtype)
         for i, row in enumerate(piece.rows):
             request.inline[row * width : (row + 1) * width] = payload[i * width : (i + 1) * width]
         return payload[len(piece.rows) * width :]

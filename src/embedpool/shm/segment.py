@@ -93,9 +93,9 @@ class WriteMap:
             raise SegmentError("a segment's name is a plain file name")
         self._map = _map(directory / name, os.O_RDWR, size)
 
-    def array(self, offset: int, count: int) -> NDArray[np.float32]:
-        """float32[count] at `offset`, writable. The caller has checked the bounds (shm.layout.fits)."""
-        return np.frombuffer(self._map, np.float32, count, offset)
+    def room(self, offset: int, n: int) -> NDArray[np.uint8]:
+        """uint8[n] at `offset`, writable. The caller has checked the bounds (shm.layout.fits)."""
+        return np.frombuffer(self._map, np.uint8, n, offset)
 
 
 class ReadMap:
@@ -128,9 +128,9 @@ class ReadMap:
         if hasattr(self, "_fd"):
             self.close()
 
-    def array(self, offset: int, count: int) -> NDArray[np.float32]:
-        """float32[count] at `offset`, not writable; keeps the mapping alive."""
-        return np.frombuffer(self._map, np.float32, count, offset)
+    def room(self, offset: int, n: int) -> NDArray[np.uint8]:
+        """uint8[n] at `offset`, not writable; keeps the mapping alive."""
+        return np.frombuffer(self._map, np.uint8, n, offset)
 
     def close(self) -> None:
         """Idempotent. The lock goes with the descriptor."""

@@ -104,13 +104,7 @@ def _place(config: Config, stop: _Stop) -> Iterator[Place]:
 
 def resolve_in_child(config: Config) -> ModelSpec:
     """The model's spec, found and tried in a process of its own. Raises ModelError."""
-    wanted = {
-        "model": config.model,
-        "onnx_file": config.onnx_file,
-        "pooling": config.pooling,
-        "max_tokens": config.max_tokens,
-        "cache": str(config.cache_path()),
-    }
+    wanted = config.wanted_model()
     lifeline, lifeline_end = os.pipe()
     try:
         done = subprocess.run(

@@ -22,8 +22,10 @@ class Batch:
     width: int
 
 
-def micro_batches(lengths: Sequence[int]) -> list[Batch]:
-    """Every row in exactly one batch, longest first; padding is at most 15 % of any row's width."""
+def micro_batches(lengths: Sequence[int], *, alone: bool = False) -> list[Batch]:
+    """Every row in exactly one batch, longest first; padding is at most 15 % of any row's width. `alone`: one row in each."""
+    if alone:
+        return [Batch((row,), max(length, 1)) for row, length in enumerate(lengths)]
     if len(lengths) == 1:
         return [Batch((0,), max(lengths[0], 1))]
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
