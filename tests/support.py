@@ -48,12 +48,13 @@ def children(pid: int) -> list[int]:
     return [child for child in found if alive(child)]
 
 
-def part(supervisor: int, module: str) -> list[int]:
-    """Pids of a supervisor's children that run a module ("embedpool.router", "embedpool.worker"), oldest first."""
+def part(supervisor: int, name: str) -> list[int]:
+    """Pids of a supervisor's children that run a module ("embedpool.router") or have a name ("embedpool-w"), oldest first."""
     found = []
     for pid in children(supervisor):
         try:
-            if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+            of_module = name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if of_module or Path(f"/proc/{pid}/comm").read_text().startswith(name):
                 found.append(pid)
         except OSError:
             pass
@@ -65,7 +66,11 @@ def router_of(supervisor: int) -> int:
 
 
 def workers_of(supervisor: int) -> list[int]:
-    return part(supervisor, "embedpool.worker")
+    return part(supervisor, "embedpool-w")
+
+
+def forkserver_of(supervisor: int) -> int:
+    return part(supervisor, "embedpool-fork")[0]
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # prctl(2)
 
 
 def end_with(lifeline: int) -> None:
@@ -17,8 +17,7 @@ def end_with(lifeline: int) -> None:
     A thread, since the main one is inside the model for seconds at a time; the runtime releases the GIL there. Linux's
     parent-death signal comes on top: it also ends a worker that is stopped (SIGSTOP) or spins with the GIL held.
     """
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
 
     def wait() -> None:
         while os.read(lifeline, 1):
@@ -26,3 +25,23 @@ def end_with(lifeline: int) -> None:
         os._exit(0)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def die_with_parent() -> None:
+    """The kernel sends SIGKILL to this process when its parent ends."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def name_process(name: str) -> None:
+    """What `ps -o comm`, `top` and /proc/PID/comm show; at most 15 characters."""
+    _prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]))
+
+
+def adopt_orphans() -> None:
+    """What descendants leave behind becomes this process's children, to be reaped by it."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: object) -> None:
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

@@ -167,15 +167,15 @@ from embedpool.models.echo import EchoEncoder
 from embedpool.worker.main import main
 
 class Encoder(EchoEncoder):
-    def tokens(self, texts, *, truncate):
+    def tokens(self, texts, cut):
         for text in texts:
             if text == "segv": os.kill(os.getpid(), signal.SIGSEGV)
             if text == "exit": os._exit(7)
             if text == "hang": time.sleep(3600)
             if text == "raise": raise RuntimeError("cannot")
-        return super().tokens(texts, truncate=truncate)
+        return super().tokens(texts, cut)
 
-sys.exit(main(sys.argv[1:], lambda spec, threads: Encoder(spec)))
+sys.exit(main(sys.argv[1:], lambda spec: lambda threads: Encoder(spec)))
 """
 
 

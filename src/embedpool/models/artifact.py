@@ -247,10 +247,10 @@ def _tried(spec: ModelSpec, graph: Path) -> tuple[ModelSpec, NDArray[np.float64]
     and optimised. Raises ModelError if a run fails."""
     import numpy as np
 
-    from embedpool.models.encoder import OnnxEncoder, open_session
+    from embedpool.models.encoder import OnnxEncoder, load_tokenizer, open_session
     from embedpool.models.probes import PROBES
 
-    encoder = OnnxEncoder(spec)
+    encoder = OnnxEncoder(spec, 1, load_tokenizer(spec))
     plain = open_session(graph, 1)
     cosines = []
     for ids in encoder.tokens(PROBES, "right"):

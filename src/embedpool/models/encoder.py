@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 
 from embedpool.errors import ModelError
+from embedpool.memory import give_back
 from embedpool.models.encoding import Cut, Vectors
 from embedpool.models.spec import ModelSpec
 from embedpool.models.tokenizer import Tokenizer
@@ -27,11 +28,11 @@ GRAPH, DATA, TOKENIZER = "model.onnx", "model.onnx.data", "tokenizer.json"  # of
 class OnnxEncoder:
     """An Encoder over an artifact's graph and tokenizer."""
 
-    def __init__(self, spec: ModelSpec, threads: int = 1) -> None:
+    def __init__(self, spec: ModelSpec, threads: int, tokenizer: Tokenizer) -> None:
         self.spec = spec
-        directory = Path(spec.directory)
-        self._tokenizer = Tokenizer(str(directory / TOKENIZER), spec.max_tokens, lowercase=spec.lowercase)
-        self._session = open_session(directory / GRAPH, threads)
+        self._tokenizer = tokenizer
+        self._session = open_session(Path(spec.directory) / GRAPH, threads)
+        give_back()  # packing weights takes as much as they have, for a moment
 
     def tokens(self, texts: Sequence[str], cut: Cut) -> list[list[int]]:
         return self._tokenizer.tokens(texts, cut)
@@ -44,6 +45,11 @@ class OnnxEncoder:
             mask[i, : len(row)] = 1
         vectors: Vectors = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
         return vectors
+
+
+def load_tokenizer(spec: ModelSpec) -> Tokenizer:
+    """An artifact's tokenizer. Raises ModelError."""
+    return Tokenizer(str(Path(spec.directory) / TOKENIZER), spec.max_tokens, lowercase=spec.lowercase)
 
 
 def open_session(graph: Path, threads: int, *, optimized: Path | None = None) -> ort.InferenceSession:

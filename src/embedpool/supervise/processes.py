@@ -24,31 +24,32 @@ class Child:
     """A process of ours, running until `reap` has returned its status."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    pid: int
     pidfd: int
     started_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
 
     def fileno(self) -> int:
         """Readable when the process has ended (pidfd_open(2)), so that a selector can wait for it."""
         return self.pidfd
 
     def kill(self) -> None:
-        self.process.kill()
+        self._signal(signal.SIGKILL)
 
     def terminate(self) -> None:
-        self.process.terminate()
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
 
     def reap(self) -> str:
         """Waits for the end, which must be near (pidfd readable, or after kill); how it ended, in words."""
-        status = self.process.wait()
+        ended = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
         os.close(self.pidfd)
-        if status >= 0:
-            return f"exit status {status}"
-        return f"{signal.Signals(-status).name}"
+        assert ended is not None
+        if ended.si_code == os.CLD_EXITED:
+            return f"exit status {ended.si_status}"
+        return f"{signal.Signals(ended.si_status).name}"
 
 
 def spawn(name: str, module: str, arguments: Sequence[str], inherit: Sequence[int]) -> Child:
@@ -63,9 +64,12 @@ def spawn(name: str, module: str, arguments: Sequence[str], inherit: Sequence[in
         stdout=subprocess.DEVNULL,
         pass_fds=tuple(inherit),
         process_group=0,
-        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+        # numpy's BLAS would start a thread per core at its import; we use none of it, and a forkserver must have one thread.
+        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
-    return Child(name, process, os.pidfd_open(process.pid))
+    child = Child(name, process.pid, os.pidfd_open(process.pid))
+    process.returncode = 0  # it is waited for through its pidfd, like a forked one: nobody else must reap it
+    return child
 
 
 def end(children: Sequence[Child], patience_s: float) -> None:
@@ -77,6 +81,23 @@ def end(children: Sequence[Child], patience_s: float) -> None:
         if not select.select([child], [], [], max(0.0, deadline - time.monotonic()))[0]:
             child.kill()
         child.reap()
+
+
+def end_strays(known: Sequence[int]) -> None:
+    """Kills and reaps children that nobody knows: those of a forkserver that died in the middle of a fork."""
+    for task in Path("/proc/self/task").iterdir():
+        for pid in map(int, _text(task / "children").split()):
+            if pid not in known:
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 # ── the record of a supervisor that may be killed ────────────────────────────────────────────────────────────────────

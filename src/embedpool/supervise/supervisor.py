@@ -3,7 +3,8 @@
 Touches neither ZeroMQ nor ONNX Runtime: nothing that a peer sends, and nothing that a model does, can take it down.
 
 Rules
-1. A child is started by `spawn` and is gone only when reaped; the router hears of a worker's end (Reaped) only then.
+1. A child is started by `spawn`, or a worker by the forkserver, and is gone only when reaped; the router hears of a worker's
+   end (Reaped) only then.
 2. Every child that ends is either started again, at the time that policy.Restarts names, or the pool is failed.
 3. The record file names all living children at any time, so that the next start finds what a SIGKILL leaves.
 4. Leaving `run` by any path ends all children and empties the runtime directory.
@@ -11,6 +12,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import selectors
@@ -22,13 +24,16 @@ from dataclasses import dataclass, field
 
 from embedpool import __version__, control
 from embedpool.config import Config
+from embedpool.lifeline import adopt_orphans
 from embedpool.models.spec import ModelSpec
 from embedpool.router.admission import Admission
 from embedpool.router.spec import RouterSpec
 from embedpool.supervise.cores import CorePlan
+from embedpool.supervise.forks import ForkFailed, Forks
 from embedpool.supervise.place import Place
 from embedpool.supervise.policy import Restarts
-from embedpool.supervise.processes import Child, end, record, spawn
+from embedpool.supervise.processes import Child, end, end_strays, record, spawn
+from embedpool.worker.forkserver import Fork
 from embedpool.worker.spec import WorkerSpec
 
 log = logging.getLogger("embedpool.supervisor")
@@ -49,7 +54,8 @@ class Programs:
 class Slot:
     """One place in the pool: the child that fills it, or when the next one is due."""
 
-    index: int  # -1: the router
+    name: str
+    index: int = -1  # of a worker
     cores: tuple[int, ...] = ()
     child: Child | None = None
     worker: int = 0  # the child's number, never used twice
@@ -68,10 +74,6 @@ class Slot:
         self.record_fd = -1
         return begun
 
-    @property
-    def name(self) -> str:
-        return "router" if self.index < 0 else f"worker {self.index}"
-
 
 class Supervisor:
     """Runs one pool. `on_ready` is called once, when the first answer could be given."""
@@ -82,12 +84,14 @@ class Supervisor:
         self.place = place
         self.programs = Programs()
         self.owner_fd = -1  # the other end is held by the process that this pool belongs to; -1: to nobody
-        self.router = Slot(-1)
-        self.workers = [Slot(i, cores) for i, cores in enumerate(plan.workers)]
+        self.router = Slot("router")
+        self.forkserver = Slot("forkserver")
+        self.workers = [Slot(f"worker {i}", i, cores) for i, cores in enumerate(plan.workers)]
         self.reason = plan.reason
         self._on_ready = on_ready
         self._selector = selectors.DefaultSelector()
         self._link: socket.socket | None = None
+        self._forks: Forks | None = None
         self._spawned = 0
         self._was_ready = False
         self._failed = ""
@@ -96,6 +100,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Returns the exit status: 0 after a clean stop, 1 when the pool failed."""
+        adopt_orphans()
         self._lifeline, self._lifeline_end = os.pipe()
         wake, wake_end = socket.socketpair()
         for end_of in (wake, wake_end):
@@ -126,16 +131,24 @@ class Supervisor:
 
     def _start_what_is_due(self) -> None:
         now = time.monotonic()
-        for slot in (self.router, *self.workers):
+        for slot in self._slots:
             if slot.child is None and slot.due_at is not None and slot.due_at <= now and not self._stopped:
+                if slot.index >= 0 and not self.forkserver.ready:
+                    continue
                 slot.due_at, slot.ready, slot.killed_for = None, False, ""
                 if slot is self.router:
                     self._start_router()
+                elif slot is self.forkserver:
+                    self._start_forkserver()
                 else:
                     self._start_worker(slot)
-                assert slot.child is not None
-                self._selector.register(slot.child, selectors.EVENT_READ, lambda _, slot=slot: self._ended(slot))
-                self._record()
+                if slot.child is not None:
+                    self._selector.register(slot.child, selectors.EVENT_READ, lambda _, slot=slot: self._ended(slot))
+                    self._record()
+
+    @property
+    def _slots(self) -> tuple[Slot, ...]:
+        return (self.router, self.forkserver, *self.workers)
 
     def _start_router(self) -> None:
         ours, theirs = control.pair()
@@ -153,20 +166,43 @@ class Supervisor:
         if self._stop_at is not None:
             control.say(ours, control.Drain())
 
-    def _start_worker(self, slot: Slot) -> None:
-        self._spawned += 1
-        slot.worker = self._spawned
+    def _start_forkserver(self) -> None:
         spec = WorkerSpec(
-            worker=slot.worker,
             endpoint=self.place.workers_endpoint,
             segments=str(self.place.segments),
-            cores=slot.cores if self.config.pin else (),
             threads=self.config.threads_per_worker,
             model=self.spec,
         )
+        ours, theirs = control.pair()
+        with theirs:
+            fds = [theirs.fileno(), self._lifeline]
+            self.forkserver.child = spawn("forkserver", self.programs.worker, [spec.to_json(), *map(str, fds)], fds)
+        self._forks = Forks(ours)
+        self._selector.register(self._forks, selectors.EVENT_READ, self._forkserver_spoke)
+
+    def _forkserver_spoke(self, forks: Forks) -> None:
+        """It is ready, or gone, of which its pidfd tells; from now on it is read only where it is asked."""
+        self._selector.unregister(forks)
+        if forks.is_ready():
+            self.forkserver.ready = True
+            self.forkserver.restarts.ready(time.monotonic())
+
+    def _start_worker(self, slot: Slot) -> None:
+        assert self._forks is not None
+        self._spawned += 1
+        slot.worker = self._spawned
+        fork = Fork(slot.worker, slot.index, slot.cores if self.config.pin else ())
         slot.record_fd = os.memfd_create("embedpool-worker", os.MFD_CLOEXEC)
-        arguments = [spec.to_json(), str(self._lifeline), str(slot.record_fd)]
-        slot.child = spawn(slot.name, self.programs.worker, arguments, [self._lifeline, slot.record_fd])
+        try:
+            slot.child = self._forks.fork(slot.name, fork, slot.record_fd)
+        except ForkFailed as error:
+            slot.take_record()
+            slot.due_at = time.monotonic()
+            self.forkserver.ready = False  # until the next one is
+            self.forkserver.killed_for = str(error)
+            if self.forkserver.child is not None:
+                self.forkserver.child.kill()
+            return
         self._tell_of(slot)
 
     def _tell_of(self, slot: Slot) -> None:
@@ -198,8 +234,10 @@ class Supervisor:
         return spec.to_json()
 
     def _record(self) -> None:
-        children = [slot.child.pid for slot in (self.router, *self.workers) if slot.child is not None]
-        record(self.place.record, children)
+        record(self.place.record, self._children())
+
+    def _children(self) -> list[int]:
+        return [slot.child.pid for slot in self._slots if slot.child is not None]
 
     # ── what happens ──
 
@@ -252,9 +290,13 @@ class Supervisor:
         begun = slot.take_record()
         if self._stopped:
             return
-        if slot is not self.router and self._link is not None:
+        if slot is self.forkserver:
+            self._lose_forks()
+        elif slot is not self.router and self._link is not None:
             control.say(self._link, control.Reaped(slot.worker, reason, begun))
         wait_s = slot.restarts.ended(time.monotonic())
+        if slot.index >= 0 and self.forkserver.due_at is None and self.forkserver.child is None:
+            wait_s = None  # there is nobody left who could start it
         if wait_s is None:
             log.error("%s ended (%s) on every try to start it", slot.name, reason)
             self._give_up(slot, reason)
@@ -262,7 +304,18 @@ class Supervisor:
             log.warning("%s ended (%s): starting it again in %.1f s", slot.name, reason, wait_s)
             slot.due_at = time.monotonic() + wait_s
 
+    def _lose_forks(self) -> None:
+        if self._forks is not None:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(self._forks)
+            self._forks.close()
+        self._forks, self.forkserver.ready = None, False
+        end_strays(self._children())
+
     def _give_up(self, slot: Slot, reason: str) -> None:
+        if slot is self.forkserver:
+            for worker in self.workers:
+                worker.due_at = None  # those that run go on; nobody can take their place
         others = [s for s in self.workers if s.child is not None or s.due_at is not None]
         if slot is not self.router and others:
             return  # the pool goes on with fewer workers
@@ -297,12 +350,14 @@ class Supervisor:
                 slot.child.kill()  # type: ignore[union-attr]
 
     def _starting(self) -> list[tuple[Slot, float]]:
-        slots = [(self.router, ROUTER_START_S), *((w, self.config.start_timeout_s) for w in self.workers)]
+        slots = [(self.router, ROUTER_START_S)]
+        slots += [(slot, self.config.start_timeout_s) for slot in (self.forkserver, *self.workers)]
         return [(slot, patience_s) for slot, patience_s in slots if slot.child is not None and not slot.ready]
 
     def _patience_s(self) -> float | None:
         now = time.monotonic()
-        due = [slot.due_at for slot in (self.router, *self.workers) if slot.due_at is not None and slot.child is None]
+        waiting = [slot for slot in self._slots if slot.index < 0 or self.forkserver.ready]
+        due = [slot.due_at for slot in waiting if slot.due_at is not None and slot.child is None]
         due += [slot.child.started_at + patience_s for slot, patience_s in self._starting() if slot.child is not None]
         if self._stop_at is not None:
             due.append(self._stop_at)
@@ -314,8 +369,9 @@ class Supervisor:
         """The router ends by itself when the link closes, having sent what is sent; workers have nothing to finish."""
         if self._link is not None:
             self._link.close()
-        children = [slot.child for slot in (*self.workers, self.router) if slot.child is not None]
+        children = [slot.child for slot in (self.forkserver, *self.workers, self.router) if slot.child is not None]
         end(children, END_PATIENCE_S)
+        self._lose_forks()
         for slot in self.workers:
             slot.take_record()
         for fd in (self._lifeline, self._lifeline_end):

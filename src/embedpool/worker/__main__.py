@@ -1,4 +1,4 @@
-"""Entry of a worker process: `python -m embedpool.worker SPEC_JSON LIFELINE_FD RECORD_FD`, started by the supervisor only."""
+"""Entry of the forkserver: `python -m embedpool.worker SPEC_JSON CONTROL_FD LIFELINE_FD`, started by the supervisor only."""
 
 import signal
 import sys

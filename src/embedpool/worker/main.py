@@ -1,4 +1,4 @@
-"""The worker process: pin, load, warm up, say ready, then one job after the other until the supervisor is gone.
+"""The worker process: pin, open the session, warm up, say ready, then one job after the other until the supervisor is gone.
 
 A worker trusts the router, which is ours, and no one else speaks to it. It holds no state that matters: killed at any
 instant, its jobs run again elsewhere.
@@ -10,8 +10,10 @@ import contextlib
 import gc
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import zmq
@@ -24,35 +26,36 @@ from embedpool.models.encoding import Encoder
 from embedpool.models.spec import ModelSpec
 from embedpool.router.cost import CHARS_PER_TOKEN, ROW_UNITS
 from embedpool.shm.segment import WriteMap
+from embedpool.worker.forkserver import Fork, run
 from embedpool.worker.job import Model, run_job
 from embedpool.worker.spec import WorkerSpec
 
 log = logging.getLogger("embedpool.worker")
 
+MakeEncoder = Callable[[int], Encoder]  # by the number of threads
+
 WARM_UP_TOKENS = 16  # a usual query: allocates the arena, touches every weight
 RECONNECT_MS = 20
 
 
-def load(spec: ModelSpec, threads: int) -> Encoder:
-    """The encoder that a spec asks for. Raises ModelError."""
+def load(spec: ModelSpec) -> MakeEncoder:
+    """What all workers of a model have in common, loaded; the rest of an encoder is made in each. Raises ModelError."""
     if not spec.directory:
         from embedpool.models.echo import EchoEncoder
 
-        return EchoEncoder(spec)
-    from embedpool.models.encoder import OnnxEncoder
+        return lambda _: EchoEncoder(spec)
+    from embedpool.models.encoder import OnnxEncoder, load_tokenizer
 
-    return OnnxEncoder(spec, threads)
+    tokenizer = load_tokenizer(spec)
+    return lambda threads: OnnxEncoder(spec, threads, tokenizer)
 
 
-def serve(spec: WorkerSpec, record_fd: int, make_encoder: Callable[[ModelSpec, int], Encoder] = load) -> None:
+def serve(spec: WorkerSpec, record_fd: int, make_encoder: MakeEncoder) -> None:
     """Runs until the process is ended. Each job's id is written to `record_fd` before it is begun: after a sudden death, that
-    is what tells the job that caused it from those that were merely on their way.
-
-    `make_encoder` is the seam for tests that need a model that misbehaves.
-    """
+    is what tells the job that caused it from those that were merely on their way. Raises ModelError."""
     if spec.cores:
         os.sched_setaffinity(0, spec.cores)  # before the session is created: its threads inherit the mask
-    encoder = make_encoder(spec.model, spec.threads)
+    encoder = make_encoder(spec.threads)
     unit_ms = warm_up(encoder, spec.model)
     model = Model(encoder, spec.model)
     maps: dict[str, WriteMap] = {}
@@ -116,13 +119,25 @@ def warm_up(encoder: Encoder, model: ModelSpec) -> float:
     return model.unit_ms or ms / (len(rows[0]) * CHARS_PER_TOKEN + ROW_UNITS)
 
 
-def main(argv: list[str], make_encoder: Callable[[ModelSpec, int], Encoder] = load) -> int:
-    """`argv` is [SPEC_JSON, LIFELINE_FD, RECORD_FD]. Returns 3 when the model cannot be loaded; otherwise does not return."""
+def main(argv: list[str], load: Callable[[ModelSpec], MakeEncoder] = load) -> int:
+    """The forkserver of a model's workers. `argv` is [SPEC_JSON, CONTROL_FD, LIFELINE_FD]. Returns 3 when the model cannot be
+    loaded, 0 when the supervisor is gone. `load` is the seam for tests that need a model that misbehaves."""
     logging.basicConfig(format="embedpool worker: %(message)s", level=logging.WARNING)
-    end_with(int(argv[1]))
+    spec, lifeline = WorkerSpec.from_json(argv[0]), int(argv[2])
     try:
-        serve(WorkerSpec.from_json(argv[0]), int(argv[2]), make_encoder)
+        make_encoder = load(spec.model)
     except ModelError as error:
         log.error("%s", error.message)
         return 3
+
+    def become(fork: Fork, record_fd: int) -> None:
+        end_with(lifeline)
+        try:
+            serve(replace(spec, worker=fork.worker, cores=fork.cores), record_fd, make_encoder)
+        except ModelError as error:
+            log.error("%s", error.message)
+            raise SystemExit(3) from error
+
+    with socket.socket(fileno=int(argv[1])) as control:
+        run(control, become)
     return 0

@@ -1,4 +1,5 @@
-"""What the supervisor tells a worker at its start; passed on as JSON."""
+"""What a worker must know at its start: the same for all of a pool, passed to the forkserver as JSON, but for its number and
+cores, which come with each fork."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ from embedpool.models.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
-    """What the supervisor tells a worker at its start. `cores` () leaves the worker unpinned."""
+    """`cores` () leaves the worker unpinned."""
 
-    worker: int
+    worker: int = 0
     endpoint: str
     segments: str
-    cores: tuple[int, ...]
+    cores: tuple[int, ...] = ()
     threads: int
     model: ModelSpec
 

@@ -60,7 +60,9 @@ def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
         if not file.is_file():
             raise ModelError(f"{path} keeps its weights in {name}, which is missing: put it beside the graph, by that name")
         if file.stat().st_size < end:
-            raise ModelError(f"{file} has {file.stat().st_size} bytes, and {path.name} needs {end}: it was not downloaded whole")
+            raise ModelError(
+                f"{file} has {file.stat().st_size} bytes, and {path.name} needs {end}: it was not downloaded whole"
+            )
         files.append(file)
     return files
 
@@ -92,8 +94,13 @@ def one_by_one(model: onnx.ModelProto) -> bool:
 
 def precision(model: onnx.ModelProto) -> str:
     """What the graph computes with: q4, q8, fp16 or fp32."""
-    bits = {attribute.i for node in model.graph.node if node.op_type == "MatMulNBits" for attribute in node.attribute
-            if attribute.name == "bits"}
+    bits = {
+        attribute.i
+        for node in model.graph.node
+        if node.op_type == "MatMulNBits"
+        for attribute in node.attribute
+        if attribute.name == "bits"
+    }
     if bits:
         return f"q{min(bits)}"
     codes = (TensorProto.INT8, TensorProto.UINT8)

@@ -185,9 +185,7 @@ def _length(g: Writer) -> str:
     return g.node("Shape", IDS, start=1, end=2)
 
 
-def _attention(
-    g: Writer, weights: Weights, shape: Shape, at: str, x: str, angles: tuple[str, str], bias: str
-) -> str:
+def _attention(g: Writer, weights: Weights, shape: Shape, at: str, x: str, angles: tuple[str, str], bias: str) -> str:
     size, groups, each = shape.head, shape.groups, shape.heads // shape.groups
     stacked = np.concatenate([weights[f"{at}{kind}_proj.weight"] for kind in "qkv"])
     q, k, v = g.split(g.linear(x, at + "qkv", stacked), [shape.heads * size, groups * size, groups * size])

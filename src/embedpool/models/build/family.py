@@ -27,10 +27,7 @@ def build(files: tuple[Path, ...], config: dict[str, Any], tail: Tail, max_token
     with (directory / DATA).open("wb") as data:
         g = Writer(data)
         try:
-            if kind in bert.TYPES:
-                states = bert.states(g, weights, config)
-            else:
-                states = decoder.states(g, weights, config, max_tokens)
+            states = bert.states(g, weights, config) if kind in bert.TYPES else decoder.states(g, weights, config, max_tokens)
             output, width = vectors(g, states, int(config["hidden_size"]), tail)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ModelError(f"{files[0].parent}/config.json does not describe its weights: {error!r}") from error

@@ -41,7 +41,7 @@ class Weights:
             self._stored |= _header(file)
         self._unread = set(self._stored)
 
-    def __contains__(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
         return self._name(name) in self._stored
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:

@@ -43,7 +43,7 @@ def vectors(g: Writer, states: str, hidden: int, tail: Tail) -> tuple[str, int]:
         matrix = weights["linear.weight"]
         if hidden and matrix.shape[1] != width:
             raise ModelError(f"{layer.weights} takes vectors of {matrix.shape[1]}, and gets {width}: the modules do not fit")
-        bias = weights["linear.bias"] if "linear.bias" in weights else None
+        bias = weights["linear.bias"] if weights.has("linear.bias") else None
         x = _activated(g, g.linear(x, f"dense_{number}", matrix, bias), layer)
         width = matrix.shape[0]
     if tail.normalize:

@@ -26,9 +26,7 @@ class Writer:
     """A graph with the inputs int64[batch, tokens] IDS and MASK. `data` is the open file for the weights; without one they
     are kept in the graph. `opset` is the version of ONNX's own operators, of a graph that exists its own."""
 
-    def __init__(
-        self, data: BinaryIO | None = None, opset: int = OPSET, prefix: str = "", data_name: str = DATA
-    ) -> None:
+    def __init__(self, data: BinaryIO | None = None, opset: int = OPSET, prefix: str = "", data_name: str = DATA) -> None:
         self.opset = opset
         self.made: list[onnx.NodeProto] = []
         self.tensors: list[TensorProto] = []
