@@ -146,7 +146,7 @@ _ECHO = EchoEncoder(_SPEC)
 
 def expected(texts: Sequence[str], dim: int = 384) -> np.ndarray:
     """What the echo model gives, unit length, computed here."""
-    rows = [echo_vector(tokens, 384)[:dim] for tokens in _ECHO.tokens(texts, truncate=True)]
+    rows = [echo_vector(tokens, 384)[:dim] for tokens in _ECHO.tokens(texts, "right")]
     return np.stack([row / np.linalg.norm(row) for row in rows]) if rows else np.empty((0, dim), np.float32)
 
 

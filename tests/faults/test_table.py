@@ -29,8 +29,10 @@ from embedpool.supervise.processes import end_recorded, record
 from tests.support import (
     alive,
     children,
+    forkserver_of,
     kill,
     launch,
+    part,
     read_line,
     router_of,
     same,
@@ -148,6 +150,62 @@ def test_a_worker_stopped_for_less_than_the_deadline_goes_on() -> None:
         kill(worker, signal.SIGCONT)
         assert call.result(10).shape == (20, 384)
         assert workers_of(pool.pid) == [worker]
+
+
+# ── the forkserver ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_forkserver_that_dies_is_replaced_and_no_worker_goes_with_it(how: signal.Signals) -> None:
+    with Pool("echo", workers=2) as pool:
+        pool.embed(["warm"])
+        wait_until(lambda: ready_workers(pool) == 2, 5.0)
+        workers, first = workers_of(pool.pid), forkserver_of(pool.pid)
+        kill(first, how)
+        assert same(pool.embed(["at once"]), ["at once"])
+        wait_until(lambda: part(pool.pid, "embedpool-fork") not in ([], [first]), 5.0, "another forkserver")
+        assert workers_of(pool.pid) == workers
+        kill(workers[0])
+        wait_until(lambda: ready_workers(pool) == 2 and workers[0] not in workers_of(pool.pid), 2.0, "a worker from it")
+
+
+def test_workers_that_die_together_with_their_forkserver_are_back_and_the_row_is_answered() -> None:
+    with Pool("minilm", workers=2) as pool, Client(pool.endpoint) as other:
+        texts = [SENTENCE.format(i) for i in range(200)]
+        whole = pool.embed(texts)
+        call = Call(lambda: pool.embed(texts, timeout_s=60))
+        time.sleep(0.05)
+        for victim in (forkserver_of(pool.pid), *workers_of(pool.pid)):
+            kill(victim)
+        assert np.array_equal(call.result(15), whole)
+        wait_until(lambda: ready_workers(other) == 2, 5.0)
+
+
+def test_a_stopped_forkserver_is_replaced_when_a_worker_is_needed() -> None:
+    with Pool("echo", workers=2) as pool:
+        pool.embed(["warm"])
+        wait_until(lambda: ready_workers(pool) == 2, 5.0)
+        stopped, victim = forkserver_of(pool.pid), workers_of(pool.pid)[0]
+        kill(stopped, signal.SIGSTOP)
+        kill(victim)
+        assert same(pool.embed(["the other worker"]), ["the other worker"])
+        wait_until(lambda: ready_workers(pool) == 2 and victim not in workers_of(pool.pid), 12.0, "the worker to be back")
+        assert not alive(stopped)
+
+
+def test_a_forkserver_killed_again_and_again_in_the_middle_of_its_work_leaves_no_stray() -> None:
+    with Pool("echo", workers=2) as pool:
+        pool.embed(["warm"])
+        for round in range(8):
+            wait_until(lambda: len(part(pool.pid, "embedpool-fork")) == 1, 10.0)
+            for victim in workers_of(pool.pid)[:1]:
+                kill(victim)
+            time.sleep(0.001 * round)
+            for victim in part(pool.pid, "embedpool-fork"):
+                kill(victim)
+        wait_until(lambda: ready_workers(pool) == 2, 15.0)
+        wait_until(lambda: len(children(pool.pid)) == 4, 5.0, "router, forkserver and two workers, and nobody else")
+        assert same(pool.embed(["after"]), ["after"])
 
 
 SUPERVISOR = """
@@ -299,8 +357,9 @@ def test_a_stop_while_the_router_is_dead_leaves_nothing() -> None:
 def test_a_killed_supervisor_takes_everything_along_and_the_next_start_finds_nothing() -> None:
     with serving(model="minilm") as server, Client(server.endpoint) as client:
         client.embed(["warm"])
+        wait_until(lambda: ready_workers(client) == 2, 5.0)
         parts = children(server.pid)
-        assert len(parts) == 3
+        assert len(parts) == 4, "router, forkserver and two workers"
         stopped = workers_of(server.pid)[0]
         kill(stopped, signal.SIGSTOP)
         call = Call(lambda: client.embed([SENTENCE.format(i) for i in range(100)], timeout_s=3.0))
@@ -368,7 +427,7 @@ def test_the_owner_of_a_private_pool_that_is_killed_leaves_nothing() -> None:
     with owner.stdin, owner.stdout:
         pid, endpoint = owner.stdout.readline().split()
         parts = [int(pid), *children(int(pid))]
-        assert len(parts) == 4
+        assert len(parts) == 5, "supervisor, router, forkserver and two workers"
         owner.kill()
         owner.wait()
         wait_until(lambda: not any(map(alive, parts)), 5.0, "the pool to end")

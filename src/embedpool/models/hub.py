@@ -35,9 +35,7 @@ def download(hub_id: str, graphs: Sequence[str]) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -45,25 +43,28 @@ def download(hub_id: str, graphs: Sequence[str]) -> Path:
     repository, _, revision = hub_id.partition("@")
     at = revision or None
     try:
-        try:
-            info = HfApi().model_info(repository, revision=at)
-        except (OfflineModeIsEnabled, ConnectionError, TimeoutError):
-            return _cached(Path(snapshot_download(repository, revision=at, local_files_only=True)), hub_id, graphs)
-        wanted = _wanted([file.rfilename for file in info.siblings or ()], hub_id, graphs)
-        # The commit, not the branch: what is listed and what is downloaded are of one state.
-        return Path(snapshot_download(repository, revision=info.sha or at, allow_patterns=wanted))
+        info = HfApi().model_info(repository, revision=at)
     except GatedRepoError as error:
         raise ModelError(f"{hub_id} asks for its licence to be accepted on the hub, and for HF_TOKEN to be set") from error
     except RevisionNotFoundError as error:
         raise ModelError(f"{repository} has no revision {revision}") from error
     except RepositoryNotFoundError as error:
         raise ModelError(f"the hub has no {hub_id}, or it is private and HF_TOKEN is not set") from error
-    except LocalEntryNotFoundError as error:
-        raise ModelError(_unreachable(hub_id)) from error
-    except (HfHubHTTPError, ConnectionError, TimeoutError) as error:
-        raise ModelError(f"{hub_id} could not be downloaded: {str(error).splitlines()[0]}; what has come is kept") from error
+    except Exception:  # offline by setting, no network, a hub that is down: each HTTP library has its own types
+        try:
+            snapshot = Path(snapshot_download(repository, revision=at, local_files_only=True))
+        except LocalEntryNotFoundError as error:
+            raise ModelError(_unreachable(hub_id)) from error
+        return _cached(snapshot, hub_id, graphs)
+    wanted = _wanted([file.rfilename for file in info.siblings or ()], hub_id, graphs)
+    try:
+        return Path(snapshot_download(repository, revision=at, allow_patterns=wanted))
     except OSError as error:
-        raise ModelError(f"{hub_id} could not be stored: {error.strerror or error}") from error
+        reason = error.strerror or str(error).splitlines()[0]
+        raise ModelError(f"{hub_id} could not be downloaded: {reason}; what has come is kept, start again") from error
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{hub_id} could not be downloaded: {reason}; what has come is kept, start again") from error
 
 
 def _wanted(names: Sequence[str], hub_id: str, graphs: Sequence[str]) -> list[str]:

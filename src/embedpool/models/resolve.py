@@ -83,7 +83,7 @@ def resolve(wanted: Wanted) -> Source:
         place = hub.download(_hub_id(name, known, precision), (*graphs, *_to_make_from(wanted, known, precision)))
     else:
         names = ", ".join(each.name for each in registry.KNOWN)
-        raise ModelError(f"no model {name!r}: give one of {names}, a directory, or a hub id like owner/name")
+        raise ModelError(f"no model {name!r}: it is no directory; give one, or a hub id like owner/name, or one of {names}")
     label = known.name if known is not None else place.name if is_directory else name.partition("@")[0]
     return _source(place, label, known, wanted, precision, graphs)
 

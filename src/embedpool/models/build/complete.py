@@ -59,10 +59,9 @@ def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
             raise ModelError(f"{path} keeps weights in {name!r}, which is not in its own directory: export it again")
         if not file.is_file():
             raise ModelError(f"{path} keeps its weights in {name}, which is missing: put it beside the graph, by that name")
-        if file.stat().st_size < end:
-            raise ModelError(
-                f"{file} has {file.stat().st_size} bytes, and {path.name} needs {end}: it was not downloaded whole"
-            )
+        size = file.stat().st_size
+        if size < end:
+            raise ModelError(f"{file} has {size} bytes, and {path.name} needs {end}: it was not downloaded whole")
         files.append(file)
     return files
 
