@@ -86,6 +86,13 @@ def test_batches_of_known_lengths(lengths: list[int], batches: list[Batch]) -> N
     assert micro_batches(lengths) == batches
 
 
+@given(LENGTHS)
+@settings(max_examples=200, deadline=None)
+def test_rows_that_must_run_alone_each_have_a_batch_of_their_own_width(lengths: list[int]) -> None:
+    batches = micro_batches(lengths, alone=True)
+    assert sorted(batches, key=lambda batch: batch.rows) == [Batch((row,), max(n, 1)) for row, n in enumerate(lengths)]
+
+
 def test_many_equal_short_rows_fill_whole_batches() -> None:
     batches = micro_batches([8] * 40)
     assert [len(batch.rows) for batch in batches] == [16, 16, 8]

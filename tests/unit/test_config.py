@@ -4,6 +4,7 @@ is checked for every row of the table, with files in a temporary directory and a
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from embedpool import config
 from embedpool.config import LONGEST_SOCKET_PATH, Config, default_runtime_dir, find_endpoint, is_tmpfs, load
 from embedpool.errors import ConfigError
+from embedpool.models.resolve import Wanted
 
 ROWS = {row.name: row for row in config.rows()}
 UNITS = {
@@ -118,6 +120,8 @@ def test_switches_are_read_in_the_usual_words(value: bool) -> None:
         ("pin", "perhaps", "true or false"),
         ("pin", "", "true or false"),
         ("pooling", "max", "one of auto, none, mean, cls, last"),
+        ("precision", "int8", "one of auto, fp32, fp16, q8, q4, uint8"),
+        ("precision", "", "one of auto, fp32"),
     ],
 )
 def test_a_bad_value_names_its_setting_its_place_and_what_is_wanted(tmp_path: Path, name: str, value: str, wanted: str) -> None:
@@ -151,6 +155,45 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str | None) -> None:
     file = str(tmp_path / "pool.toml") if text is None else _file(tmp_path, text)
     _refused(f"{file} cannot be read", file=file)
+
+
+# ── the model ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_setting_of_the_model_reaches_those_who_find_it() -> None:
+    flags = {
+        "model": "minilm",
+        "precision": "q4",
+        "model_dir": "/m",
+        "onnx_file": "a.onnx",
+        "pooling": "cls",
+        "max_tokens": "64",
+        "output_range": "-1,1",
+        "cache": "/c",
+    }
+    assert Wanted(**load(flags, environ={}).wanted_model()) == Wanted(**{**flags, "max_tokens": 64})  # type: ignore[arg-type]
+    assert {field.name for field in fields(Wanted)} == set(flags), "a setting that no row gives"
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        ({"CACHE_DIRECTORY": "/var/cache/a:/var/cache/b", "XDG_CACHE_HOME": "/x"}, "/var/cache/a/embedpool"),
+        ({"XDG_CACHE_HOME": "/x"}, "/x/embedpool"),
+        ({"CACHE_DIRECTORY": "", "XDG_CACHE_HOME": ""}, "/home/u/.cache/embedpool"),
+        ({}, "/home/u/.cache/embedpool"),
+    ],
+)
+def test_the_cache_is_where_caches_are_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], place: str
+) -> None:
+    for name in ("CACHE_DIRECTORY", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"HOME": "/home/u"} | environ).items():
+        monkeypatch.setenv(name, value)
+    assert Config().cache_path() == Path(place)
+    assert Config(cache="/c").cache_path() == Path("/c")
+    assert Config(cache="c").cache_path() == Path.cwd() / "c", "workers start elsewhere"
 
 
 # ── endpoints ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from embedpool.protocol import Done, Failure, Refused
+from embedpool.protocol import Done, Failure, ModelCard, Part, Refused, Vectors
 from embedpool.router.events import (
     CancelAsked,
     Closed,
@@ -19,6 +21,7 @@ from embedpool.router.events import (
     SendJob,
     Tick,
 )
+from embedpool.shm.layout import DTYPES, Dtype, row_bytes
 from tests.unit.transcript import ALICE, BOB, SEGMENT, ask, core, finish, joined, lost, play, replies, sent
 
 
@@ -126,7 +129,15 @@ def test_two_bulk_clients_take_turns_and_one_clients_requests_keep_their_order()
         (ask(offset=SEGMENT - 15), "bad_request"),
         (ask(offset=2), "bad_request"),
         (ask(offset=2**63 - 1), "bad_request"),
+        (ask(prompt="Q: ", prompt_name="query"), "bad_request"),
+        (ask(titles=("a", "b"), prompt_name="document"), "bad_request"),
+        (ask(titles=("a",), prompt_name="query"), "bad_request"),
+        (ask(titles=("a",)), "bad_request"),
+        (ask(prompt="x" * 1_000_001), "too_large"),
+        (ask(titles=("x" * 1_000_001,), prompt_name="document"), "too_large"),
+        (ask(offset=SEGMENT - 8, dtype="int8"), "bad_request"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_can_never_succeed_is_refused_at_once(event: object, code: str) -> None:
     made = core()
@@ -136,10 +147,21 @@ def test_what_can_never_succeed_is_refused_at_once(event: object, code: str) -> 
     assert sent(actions) == []
 
 
-def test_the_last_row_of_a_segment_is_usable() -> None:
+def test_a_type_that_the_model_does_not_give_is_refused_at_once_and_its_own_is_not() -> None:
+    made = core(ModelCard("model", 4, 512, "fingerprint", dtypes=("uint8",)))
+    play(made, joined(1), 0.0)
+    for id, dtype in enumerate(DTYPES):
+        actions = play(made, ask(id, dtype=dtype), 0.1)
+        assert sent(actions) == ([(1, [(0,)])] if dtype == "uint8" else [])
+        assert replies(actions) == ([] if dtype == "uint8" else [(ALICE, id, "bad_request")])
+
+
+@pytest.mark.parametrize(("dtype", "last"), [("float32", 16), ("float16", 8), ("int8", 12), ("uint8", 12), ("binary", 4)])
+def test_the_last_row_of_a_segment_is_usable(dtype: str, last: int) -> None:
     made = core()
     play(made, joined(1), 0.0)
-    assert sent(play(made, ask(offset=SEGMENT - 16), 0.1)) == [(1, [(0,)])]
+    assert replies(play(made, ask(1, offset=SEGMENT - last + 4, dtype=dtype), 0.1)) == [(ALICE, 1, "bad_request")]
+    assert sent(play(made, ask(2, offset=SEGMENT - last, dtype=dtype), 0.1)) == [(1, [(0,)])]
 
 
 def test_a_request_that_cannot_be_done_in_its_budget_is_refused_with_a_time_to_come_back() -> None:
@@ -332,18 +354,114 @@ def test_a_failed_pool_answers_everything_with_the_reason() -> None:
     assert replies(play(made, ask(2), 0.3)) == [(ALICE, 2, "pool_failed")]
 
 
-def test_inline_rows_are_put_in_order_whatever_the_order_of_their_jobs() -> None:
-    made = core(slice_ms=3)
+# ── what goes with a row ─────────────────────────────────────────────────────────────────────────────────────────────
+
+ROWS = [f"{'x' * (10 * row % 7)} text {row}" for row in range(12)]  # handed out longest first: in another order
+TITLES = tuple(f"title {row}" for row in range(12))
+
+
+def _parts(actions: list[object]) -> list[Part]:
+    return [part for action in actions if isinstance(action, SendJob) for part in action.job.parts]
+
+
+def _assert_own_titles(parts: list[Part]) -> None:
+    for part in parts:
+        assert [part.texts, part.titles] == [tuple(ROWS[i] for i in part.rows), tuple(TITLES[i] for i in part.rows)]
+
+
+def test_rows_that_are_split_over_several_jobs_keep_their_own_titles() -> None:
+    made = core(slice_ms=8)
     play(made, joined(1), 0.0)
-    play(made, ask(texts=["a", "aaa", "aa"], offset=None), 0.1)
-    answers = []
-    for step in range(3):
-        job = made.workers[1].jobs[0]
-        row = job.slices[0].rows[0]
-        payload = bytes([row]) * 16
-        answers += play(made, Finished(1, Done(job.id, 1.0, (1,)), payload), 0.2 + step)
+    parts = _parts(play(made, ask(texts=ROWS, titles=TITLES, prompt_name="document"), 0.1))
+    for step in range(12):
+        if made.workers[1].jobs:
+            parts += _parts(play(made, finish(made, 1), 0.2 + step))
+    assert len(parts) > 3 and any(len(part.rows) > 1 for part in parts)
+    assert [row for part in parts for row in part.rows] != list(range(12))
+    assert sorted(row for part in parts for row in part.rows) == list(range(12))
+    _assert_own_titles(parts)
+
+
+def test_rows_of_a_job_that_is_halved_keep_their_own_titles() -> None:
+    made = core(slice_ms=1000)
+    play(made, joined(1), 0.0)
+    play(made, ask(texts=ROWS, titles=TITLES, prompt_name="document"), 0.1)
+    for worker in (1, 2):
+        play(made, lost(made, worker), 0.2)
+        parts = _parts(play(made, joined(worker + 1), 0.3))
+    assert [len(part.rows) for part in parts] == [6, 6]
+    _assert_own_titles(parts)
+
+
+def test_a_part_says_all_that_its_request_said_and_titles_are_only_where_they_were_given() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    said = {"prompt": "Q: ", "dtype": "int8", "truncate": "left", "normalize": False, "dim": 3, "offset": 64}
+    (part,) = _parts(play(made, ask(texts=["b", "aa"], **said), 0.1))
+    assert part == Part("alice.segment", SEGMENT, 64, 3, (1, 0), ("aa", "b"), None, False, "left", "int8", "Q: ", ())
+    (one,) = _parts(play(made, ask(2, prompt_name="document", titles=("title",)), 0.2))
+    assert (one.titles, one.prompt_name, one.prompt) == (("title",), "document", None)
+
+
+# ── inline ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _written(made: Any, worker: int) -> Finished:
+    """A worker's answer in which each byte of a row is the row's number, and 100 more for the requests of Bob."""
+    job = made.workers[worker].jobs[0]
+    payload = b""
+    for piece in job.slices:
+        ask = piece.request.ask
+        if ask.offset is None:
+            more = 100 if piece.request.session.key == BOB else 0
+            payload += b"".join(bytes([row + more]) * row_bytes(ask.dim or 4, ask.dtype) for row in piece.rows)
+    return Finished(worker, Done(job.id, made.cost.ms(job.units), tuple(1 for _ in job.slices)), payload)
+
+
+def _in_order(rows: int, width: int, first: int = 0) -> bytes:
+    return b"".join(bytes([first + row]) * width for row in range(rows))
+
+
+@pytest.mark.parametrize("slice_ms", [3, 8, 1000])
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 16), ("float16", 8), ("int8", 12), ("uint8", 12), ("ubinary", 4)])
+def test_inline_rows_are_put_in_order_whatever_the_order_of_their_jobs(dtype: str, width: int, slice_ms: int) -> None:
+    made = core(slice_ms=slice_ms)
+    play(made, joined(1), 0.0)
+    play(made, ask(texts=ROWS, offset=None, dtype=dtype), 0.1)
+    answers: list[object] = []
+    while made.workers[1].jobs:
+        answers += play(made, _written(made, 1), 0.2)
     (reply,) = [a for a in answers if isinstance(a, Reply)]
-    assert bytes(reply.payload) == b"\0" * 16 + b"\1" * 16 + b"\2" * 16
+    assert bytes(reply.payload) == _in_order(12, width)
+    assert isinstance(reply.message, Vectors)
+    assert reply.message.inline
+
+
+def test_inline_rows_of_several_requests_of_different_widths_in_one_job_are_told_apart() -> None:
+    made = core(slice_ms=1000)
+    play(made, joined(1), 0.0)
+    for id in (1, 2):
+        play(made, ask(id), 0.1)  # occupy the worker
+    play(made, ask(3, ["a", "ccc", "bb"], offset=None, dtype="int8"), 0.1)
+    play(made, ask(4, ["a", "bb"], offset=64, dtype="float32"), 0.1)  # in the segment: nothing of it in the payload
+    play(made, ask(5, ["a", "bb"], offset=None, dtype="ubinary", session=BOB), 0.1)
+    play(made, ask(6, ["a", "bb"], offset=None, dim=3, session=BOB), 0.1)
+    play(made, finish(made, 1), 0.2)
+    play(made, finish(made, 1), 0.2)
+    assert len(made.workers[1].jobs[0].slices) == 4, "one job was meant"
+    answers = play(made, _written(made, 1), 0.3)
+    payloads = {a.message.id: bytes(a.payload) for a in answers if isinstance(a, Reply)}
+    assert payloads == {3: _in_order(3, 12), 4: b"", 5: _in_order(2, 4, 100), 6: _in_order(2, 12, 100)}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inline_bytes_count_by_type_against_the_limits(dtype: Dtype) -> None:
+    width = row_bytes(4, dtype)
+    made = core(max_inline_bytes=8 * width)
+    assert replies(play(made, ask(1, ["a"] * 9, offset=None, dtype=dtype), 0.1)) == [(ALICE, 1, "too_large")]
+    assert replies(play(made, ask(2, ["a"] * 8, offset=None, dtype=dtype), 0.1)) == []
+    assert made.sessions[ALICE].inline_bytes == 8 * width
+    assert replies(play(made, ask(3, ["a"], offset=None, dtype=dtype), 0.1)) == [(ALICE, 3, "overloaded")]
 
 
 def test_nothing_needs_waking_when_nothing_is_going_on() -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from embedpool.protocol import Done, Failure, Refused, Vectors
 from embedpool.router import events as ev
 from embedpool.router.core import Core
+from embedpool.shm.layout import DTYPES, row_bytes
 from tests.unit.transcript import CARD, SEGMENT, ask, core, joined
 
 HISTORIES = int(os.environ.get("EMBEDPOOL_HISTORIES", "10000"))
@@ -36,6 +38,7 @@ class History:
         self.due: Counter[tuple[bytes, int, int]] = Counter()  # (name, generation, id) that must be answered once
         self.answered: Counter[tuple[bytes, int, int]] = Counter()
         self.rows_done: dict[tuple[bytes, int, int], set[int]] = {}  # by the answer of the worker that had them
+        self.widths: dict[tuple[bytes, int, int], int] = {}  # bytes of one row of the answer
         self.late: list[ev.Finished] = []
         self.killed: set[int] = set()
         self.log: list[str] = []
@@ -58,17 +61,26 @@ class History:
             done = self.rows_done.pop(key, set())
             if isinstance(action.message, Vectors):
                 assert len(done) == action.message.rows, f"answered with rows that no worker has written: {key}"
+            self._check_payload(action, self.widths.get(key, 0))
         elif isinstance(action, ev.SendJob):
             assert action.worker in self.core.workers, "a job for a worker that is gone"
             assert action.worker not in self.killed, "a job for a worker that is being killed"
             for part in action.job.parts:
                 assert part.rows
                 assert len(part.rows) == len(part.texts) == len(set(part.rows))
+                assert part.titles in ((), tuple(f"title {row}" for row in part.rows))
+                assert bool(part.titles) is (part.prompt_name == "document")
                 if part.segment:
                     name, _, generation = part.segment.removesuffix(".segment").partition("#")
                     assert self.sessions.get(name.encode()) == int(generation or 0), "a write into a segment that is gone"
         elif isinstance(action, ev.Kill):
             self.killed.add(action.worker)
+
+    def _check_payload(self, reply: ev.Reply, width: int) -> None:
+        """That every inline row is at its place, in the width of its type: workers fill each with its number."""
+        inline = isinstance(reply.message, Vectors) and reply.message.inline
+        rows = reply.message.rows if isinstance(reply.message, Vectors) and inline else 0
+        assert bytes(reply.payload) == b"".join(bytes([row]) * width for row in range(rows)), "an inline row went astray"
 
     # ── what may happen ──
 
@@ -85,12 +97,16 @@ class History:
             return
         texts = ["x" * self.random.randrange(200) for _ in range(self.random.choice((0, 1, 1, 1, 2, 5, 12)))]
         self.due[name, self.sessions[name], id] += 1
-        fields = {
+        fields: dict[str, Any] = {
             "offset": self.random.choice((0, 64, None, SEGMENT)),
             "priority": self.random.choice(("auto", "bulk", "interactive")),
             "budget_ms": self.random.choice((5.0, 200.0, 30_000.0)),
             "dim": self.random.choice((0, 2, 9)),
+            "dtype": self.random.choice(DTYPES),
         }
+        if texts and self.random.random() < 0.3:
+            fields |= {"prompt_name": "document", "titles": tuple(f"title {row}" for row in range(len(texts)))}
+        self.widths[name, self.sessions[name], id] = row_bytes(fields["dim"] or CARD.dim, fields["dtype"])
         self.step(ask(id, texts, session=name, **fields))
 
     def open(self) -> None:
@@ -135,14 +151,15 @@ class History:
     def _answer(self, worker: int) -> ev.Finished:
         job = self.core.workers[worker].jobs[0]
         failures = []
-        size = 0
+        payload = b""
         for i, piece in enumerate(job.slices):
             if piece.request.inline is not None:
-                size += len(piece.rows) * piece.request.dim * 4
+                width = row_bytes(piece.request.dim, piece.request.ask.dtype)
+                payload += b"".join(bytes([row]) * width for row in piece.rows)
             if self.random.random() < 0.05:
                 failures.append(Failure(i, piece.rows[0], "too_long", "too long"))
         done = Done(job.id, self.random.choice((0.1, 5.0, 500.0)), tuple(3 for _ in job.slices), tuple(failures))
-        return ev.Finished(worker, done, bytes(size))
+        return ev.Finished(worker, done, payload)
 
     def die(self) -> None:
         if self.core.workers and self.random.random() < 0.5:

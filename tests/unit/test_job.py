@@ -13,12 +13,16 @@ import pytest
 from numpy.typing import NDArray
 
 from embedpool.errors import SegmentError
+from embedpool.models.spec import ModelSpec
 from embedpool.protocol import Failure, Job, Part
+from embedpool.shm.layout import DTYPES, Dtype, row_bytes
+from embedpool.shm.rows import dequantized, view
 from embedpool.worker.job import Model, Outcome, run_job
 
 DIM = 4
 SENTINEL = -77.0  # what memory holds that nobody wrote
 MAX_TOKENS = 20
+NOTHING: dict[str, Any] = {}
 Table = NDArray[np.float32]
 
 
@@ -31,22 +35,29 @@ def _unit(vector: Sequence[float]) -> Any:
     return pytest.approx(np.array(vector) / np.linalg.norm(vector))
 
 
-def _encoder(vectors: Mapping[str, Sequence[float]] | None = None, breaks_on: Collection[str] = ()) -> Any:
-    """A token is a character. `runs` lists the texts of every run."""
+def _encoder(
+    vectors: Mapping[str, Sequence[float]] | None = None, breaks_on: Collection[str] = (), kind: Any = np.float32
+) -> Any:
+    """A token is a character. `runs` lists the texts of every run, `widths` its width, `cuts` how texts were to be cut."""
     runs: list[list[str]] = []
+    widths: list[int] = []
+    cuts: list[str] = []
 
-    def tokens(texts: Sequence[str], *, truncate: bool) -> list[list[int]]:
-        return [[ord(c) for c in (text[:MAX_TOKENS] if truncate else text)] for text in texts]
+    def tokens(texts: Sequence[str], cut: str) -> list[list[int]]:
+        cuts.append(cut)
+        part = {"": slice(None), "left": slice(-MAX_TOKENS, None), "right": slice(MAX_TOKENS)}[cut]
+        return [[ord(c) for c in text[part]] for text in texts]
 
-    def run(rows: Sequence[Sequence[int]], width: int) -> Table:
+    def run(rows: Sequence[Sequence[int]], width: int) -> NDArray[Any]:
         texts = ["".join(map(chr, row)) for row in rows]
         runs.append(texts)
+        widths.append(width)
         assert all(len(row) <= width for row in rows)
         if set(texts) & set(breaks_on):
             raise RuntimeError("the runtime gives up")
-        return np.array([(vectors or {}).get(text, _vector(text)) for text in texts], np.float32)
+        return np.array([(vectors or {}).get(text, _vector(text)) for text in texts], kind)
 
-    return SimpleNamespace(tokens=tokens, run=run, runs=runs)
+    return SimpleNamespace(tokens=tokens, run=run, runs=runs, widths=widths, cuts=cuts)
 
 
 def _table() -> Table:
@@ -54,13 +65,18 @@ def _table() -> Table:
     return np.full((16, DIM), SENTINEL, np.float32)
 
 
-def _opener(tables: Mapping[str, Table]) -> Callable[[str, int], Any]:
+def _opener(tables: Mapping[str, NDArray[Any]]) -> Callable[[str, int], Any]:
     def open_segment(name: str, size: int) -> Any:
         if name not in tables:
             raise SegmentError("segment cannot be opened")
-        flat = tables[name].reshape(-1)
-        assert size == flat.nbytes
-        return SimpleNamespace(array=lambda offset, count: flat[offset // 4 : offset // 4 + count])
+        raw = tables[name].reshape(-1).view(np.uint8)
+        assert size == raw.nbytes
+
+        def room(offset: int, n: int) -> NDArray[np.uint8]:
+            assert 0 <= offset <= offset + n <= size, "numpy would give a shorter row"
+            return raw[offset : offset + n]
+
+        return SimpleNamespace(room=room)
 
     return open_segment
 
@@ -72,9 +88,10 @@ def _part(texts: Sequence[str], rows: Sequence[int] = (), segment: str = "", **c
     return Part(segment=segment, texts=tuple(texts), **(fields | changes))
 
 
-def _run(parts: Sequence[Part], encoder: Any = None, prompts: Any = None, default_prompt: str = "", **tables: Table) -> Outcome:
-    model = Model(encoder or _encoder(), prompts or {}, default_prompt, MAX_TOKENS)
-    return run_job(Job(1, tuple(parts)), model, _opener(tables))
+def _run(parts: Sequence[Part], encoder: Any = None, spec: Mapping[str, Any] = NOTHING, **tables: NDArray[Any]) -> Outcome:
+    """`spec` has fields of the model's spec that are not the usual ones."""
+    fields = {"name": "model", "dim": DIM, "max_tokens": MAX_TOKENS, "prompts": {}, "fingerprint": "f"} | dict(spec)
+    return run_job(Job(1, tuple(parts)), Model(encoder or _encoder(), ModelSpec(**fields)), _opener(tables))
 
 
 def _inline(outcome: Outcome, dim: int = DIM) -> Any:
@@ -171,7 +188,7 @@ def test_a_vector_that_is_not_finite_fails_its_row_alone(bad: float, normalize: 
         assert table[row] == (_unit(_vector(text)) if normalize else pytest.approx(_vector(text)))
 
 
-@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("size", [1e-25, 1e25])
 def test_a_finite_vector_is_normalised_however_long_it_is(size: float) -> None:
     outcome = _run([_part(["a"], normalize=True)], _encoder({"a": [size, 0.0, 0.0, size]}))
@@ -180,6 +197,89 @@ def test_a_finite_vector_is_normalised_however_long_it_is(size: float) -> None:
 
 def test_a_room_wider_than_the_vectors_fails_its_rows() -> None:
     assert len(_failed(_run([_part(["a"], dim=DIM + 1)]))) == 1
+
+
+# ── types ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _assert_written(raw: NDArray[np.uint8], vectors: Sequence[Sequence[float]], dim: int, dtype: Dtype) -> None:
+    """That a room holds these vectors, as close as its type can come. All values of `_vector` are whole and below 2048, which
+    float16 holds exactly."""
+    rows, whole = view(raw, len(vectors), dim, dtype), np.array(vectors, np.float32)[:, :dim]
+    if dtype in ("int8", "uint8"):
+        assert rows["scale"].tolist() == (abs(whole).max(axis=1) / np.float32(127)).tolist()
+        assert (abs(dequantized(rows) - whole) <= rows["scale"][:, None] * 0.5001).all()
+    elif dtype == "ubinary":
+        assert rows.tolist() == np.packbits(whole > 0, axis=1).tolist()
+    elif dtype == "binary":
+        assert rows.tolist() == (np.packbits(whole > 0, axis=1).astype(int) - 128).tolist()
+    else:
+        assert rows.dtype == dtype and rows.tolist() == whole.tolist()
+
+
+def test_parts_of_every_type_share_a_batch_and_each_row_lands_in_its_own_form() -> None:
+    segment, encoder = np.full(512, 0xA5, np.uint8), _encoder()
+    parts = [
+        _part(["aa", "bb"], [2, 0], "s", segment_bytes=512, offset=80 * i, dim=3, dtype=dtype) for i, dtype in enumerate(DTYPES)
+    ]
+    outcome = _run(parts, encoder, s=segment)
+    assert encoder.runs == [["aa", "bb"] * 6], "one batch was meant"
+    assert outcome == Outcome([4] * 6)
+    for i, dtype in enumerate(DTYPES):
+        width = row_bytes(3, dtype)
+        for row, text in ((2, "aa"), (0, "bb")):
+            start = 80 * i + row * width
+            _assert_written(segment[start : start + width], [_vector(text)], 3, dtype)
+            segment[start : start + width] = 0xA5
+    assert (segment == 0xA5).all(), "something was written outside of the rows"
+
+
+def test_inline_parts_of_every_type_lie_behind_each_other_each_in_its_own_form() -> None:
+    texts = ["a", "bbb", ""]
+    order = [DTYPES[i] for i in (4, 2, 0, 5, 1, 3)]  # no row as wide as the one before
+    payload = np.frombuffer(_run([_part(texts, dim=dim, dtype=dtype) for dim in (4, 3) for dtype in order]).payload, np.uint8)
+    for dim in (4, 3):
+        for dtype in order:
+            room, payload = np.split(payload, [len(texts) * row_bytes(dim, dtype)])
+            _assert_written(room, [_vector(text) for text in texts], dim, dtype)
+    assert len(payload) == 0
+
+
+def test_a_row_that_is_narrower_than_float32_may_lie_at_the_very_end_of_its_segment() -> None:
+    table, part = _table(), _part(["a"], segment="a", offset=256 - row_bytes(DIM, "int8"), dtype="int8")
+    assert _run([part], a=table) == Outcome([1])
+    assert _failed(_run([part, _part(["b"], segment="a", offset=256 - 8, dtype="int8")], a=table)) == [(1, 0, "bad_message")]
+
+
+def test_a_value_beyond_float16_fails_its_row_alone_and_says_what_to_ask_for() -> None:
+    table, encoder = np.full((16, DIM), SENTINEL, np.float16), _encoder({"bb": [1e5, 0.0, 0.0, 1.0]})
+    part = _part(["aa", "bb", "cc"], [0, 5, 3], "a", segment_bytes=table.nbytes, dtype="float16")
+    outcome = _run([part, _part(["bb"])], encoder, a=table)
+    reason = "the vector of text 5 does not fit into float16: ask for float32, or let it be normalised"
+    assert outcome.failures == [Failure(0, 5, "encode_failed", reason)]
+    assert _written(table) == [0, 3]
+    assert _inline(outcome) == [[1e5, 0.0, 0.0, 1.0]]
+
+
+def test_codes_of_a_model_that_gives_uint8_mean_values_of_the_specs_range() -> None:
+    encoder = _encoder({"aa": [0, 255, 51, 102]}, kind=np.uint8)
+    parts = [_part(["aa"], dtype="uint8"), _part(["aa"], dim=3)]
+    payload = np.frombuffer(_run(parts, encoder, {"output": "uint8", "output_range": (-1.0, 1.0)}).payload, np.uint8)
+    (codes,) = view(payload[:12], 1, 4, "uint8")
+    assert codes["values"].tolist() == [0, 255, 51, 102]
+    assert dequantized(codes).tolist() == pytest.approx([-1.0, 1.0, -0.6, -0.2], abs=1e-6)
+    assert view(payload[12:], 1, 3, "float32").tolist() == [pytest.approx([-1.0, 1.0, -0.6])]
+
+
+def test_codes_of_an_unknown_range_are_passed_on_and_become_nothing_else() -> None:
+    encoder, table = _encoder({"aa": [0, 255, 51, 102]}, kind=np.uint8), _table()
+    parts = [_part(["aa"], dtype="uint8"), _part(["aa"], segment="a")]
+    outcome = _run(parts, encoder, {"output": "uint8"}, a=table)
+    assert view(np.frombuffer(outcome.payload, np.uint8), 1, 4, "uint8")["values"].tolist() == [[0, 255, 51, 102]]
+    assert outcome.failures == [
+        Failure(1, 0, "encode_failed", "the vector of text 0 has values of an unknown range: ask for dtype uint8")
+    ]
+    assert _written(table) == []
 
 
 # ── texts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -192,9 +292,80 @@ def test_a_room_wider_than_the_vectors_fails_its_rows() -> None:
 def test_the_prompt_stands_before_every_text_of_its_part(name: str | None, default: str, prefix: str) -> None:
     encoder = _encoder()
     parts = [_part(["aa", "bb"], prompt_name=name), _part(["c"], prompt_name="doc")]
-    outcome = _run(parts, encoder, prompts={"query": "Q: ", "doc": "D: ", "bare": ""}, default_prompt=default)
+    spec = {"prompts": {"query": "Q: ", "doc": "D: ", "bare": ""}, "default_prompt": default}
+    outcome = _run(parts, encoder, spec)
     assert sorted(text for texts in encoder.runs for text in texts) == sorted([prefix + "aa", prefix + "bb", "D: c"])
     assert outcome.tokens == [2 * (2 + len(prefix)), 4], "the prompt is read too, so it counts"
+
+
+def test_a_prompt_may_be_any_text_and_beats_the_default_one() -> None:
+    encoder = _encoder()
+    spec = {"prompts": {"query": "Q: "}, "default_prompt": "query"}
+    parts = [_part(["aa"]), _part(["bb", "cc"], prompt="{title} "), _part(["dd"], prompt=""), _part(["ee"], prompt="query")]
+    outcome = _run(parts, encoder, spec)
+    read = sorted(text for texts in encoder.runs for text in texts)
+    assert read == sorted(["Q: aa", "{title} bb", "{title} cc", "dd", "queryee"]), 'a prompt of "" is none, not the default one'
+    assert outcome.tokens == [5, 20, 2, 7]
+
+
+def test_each_title_stands_before_its_own_text_whatever_is_in_it() -> None:
+    titles = ["{title}", "{0}{x}", "}", "", "\\1%s"]
+    texts = ["a", "b{title}", "c", "d", "e"]
+    encoder, spec = _encoder(), {"prompts": {"doc": "t:none|"}, "titled": {"doc": "t:{title}|"}}
+    outcome = _run([_part(texts, titles=tuple(titles), prompt_name="doc"), _part(["f"], prompt_name="doc")], encoder, spec)
+    read = sorted(text for texts in encoder.runs for text in texts)
+    assert read == sorted(["t:{title}|a", "t:{0}{x}|b{title}", "t:}|c", "t:|d", "t:\\1%s|e", "t:none|f"])
+    assert outcome.tokens == [11 + 17 + 5 + 4 + 8, 8]
+
+
+def test_titles_go_with_the_default_prompt_where_no_other_is_named() -> None:
+    encoder = _encoder()
+    spec = {"prompts": {"doc": "D"}, "titled": {"doc": "t:{title}|"}, "default_prompt": "doc"}
+    _run([_part(["a"], titles=("x",))], encoder, spec)
+    assert encoder.runs == [["t:x|a"]]
+
+
+@pytest.mark.parametrize(
+    ("truncate", "cut", "kept"),
+    [(True, "right", slice(20)), ("right", "right", slice(20)), ("left", "left", slice(10, 30)), (False, "", None)],
+)
+def test_a_text_is_cut_on_the_side_that_was_asked_for(truncate: Any, cut: str, kept: slice | None) -> None:
+    text, encoder = "abcdefghijklmnopqrstuvwxyz1234", _encoder()
+    outcome = _run([_part([text], truncate=truncate)], encoder)
+    assert encoder.cuts == [cut]
+    assert encoder.runs == ([] if kept is None else [[text[kept]]])
+    assert _failed(outcome) == ([(0, 0, "too_long")] if kept is None else [])
+
+
+def test_parts_of_one_job_are_each_cut_on_their_own_side() -> None:
+    text, encoder = "a" * 10 + "m" * 10 + "z" * 10, _encoder()
+    outcome = _run([_part([text], truncate=side) for side in ("left", True, False, "right")], encoder)
+    assert encoder.runs == [[text[10:], text[:20], text[:20]]]
+    assert (_failed(outcome), outcome.tokens) == ([(2, 0, "too_long")], [20, 20, 0, 20])
+
+
+def test_a_text_too_long_is_measured_with_its_prompt_and_title() -> None:
+    spec = {"prompts": {"doc": ""}, "titled": {"doc": "{title}|"}}
+    fits, longer = "x" * 20, "x" * 15
+    parts = [
+        _part([fits, longer], truncate=False, prompt_name="doc", titles=("", "12345")),
+        _part([longer], truncate=False, prompt="123456"),
+        _part([longer], truncate=False, prompt="12345"),
+    ]
+    outcome = _run(parts, spec=spec)
+    reason = "text {} has 21 tokens, the model reads 20: shorten it or let truncate be true"
+    assert outcome.failures == [
+        *(Failure(0, row, "too_long", reason.format(row)) for row in (0, 1)),
+        Failure(1, 0, "too_long", reason.format(0)),
+    ]
+    assert outcome.tokens == [0, 0, 20]
+
+
+def test_rows_of_a_model_whose_values_depend_on_the_batch_run_alone_at_their_own_width() -> None:
+    encoder, texts = _encoder(), ["aaa", "bb", "", "ccc", "bb"]
+    outcome = _run([_part(texts), _part(["dd"], dim=2)], encoder, {"one_by_one": True})
+    assert sorted(zip(encoder.widths, encoder.runs, strict=True)) == sorted((max(len(t), 1), [t]) for t in [*texts, "dd"])
+    assert np.frombuffer(outcome.payload, np.float32).tolist() == [x for t in texts for x in _vector(t)] + _vector("dd")[:2]
 
 
 def test_a_text_too_long_fails_alone_where_it_must_not_be_cut() -> None:
@@ -227,10 +398,10 @@ def test_a_job_without_rows_is_done() -> None:
 
 
 def test_a_text_that_the_tokenizer_cannot_read_fails_alone() -> None:
-    def tokens(texts: Sequence[str], *, truncate: bool) -> Any:
+    def tokens(texts: Sequence[str], cut: str) -> Any:
         if "bb" in texts:
             raise RuntimeError("the tokenizer gives up")
-        return _encoder().tokens(texts, truncate=truncate)
+        return _encoder().tokens(texts, cut)
 
     outcome = _run([_part(["aa", "bb"])], SimpleNamespace(tokens=tokens, run=_encoder().run))
     assert [row for _, row, _ in _failed(outcome)] == [1]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedpool.shm.layout import ALIGN, ITEM_BYTES, aligned, fits, room_bytes
+from embedpool.shm.layout import ALIGN, DTYPES, ITEM_BYTES, Dtype, aligned, fits, room_bytes, row_bytes
 from embedpool.shm.room import Rooms
 
 HUGE = 2**80  # beyond every fixed integer type that a peer could have used
@@ -183,11 +183,39 @@ def test_aligned_is_the_least_multiple_that_is_not_below(n: int) -> None:
 
 def test_every_room_begins_where_a_row_may_begin() -> None:
     rooms = Rooms(64 * ALIGN)
-    offsets = [rooms.take(room_bytes(1, dim)) for dim in (1, 3, 17, 100, 384)]
-    assert None not in offsets
-    assert all(fits(offset or 0, room_bytes(1, 1), rooms.size) for offset in offsets)
+    for dtype in DTYPES:
+        offsets = [rooms.take(room_bytes(1, dim, dtype)) for dim in (1, 3, 17, 100, 384)]
+        for offset in offsets:
+            assert offset is not None
+            assert fits(offset, room_bytes(1, 1, dtype), rooms.size)
+            rooms.give_back(offset)
 
 
-def test_room_bytes_counts_float32_values() -> None:
-    assert room_bytes(3, 384) == 3 * 384 * 4
-    assert room_bytes(0, 384) == 0
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [1, 2, 3, 5, 8, 9, 33, 384])
+def test_every_row_of_a_room_begins_where_a_row_may_begin_and_the_last_one_ends_with_it(dtype: Dtype, dim: int) -> None:
+    width, size = row_bytes(dim, dtype), room_bytes(5, dim, dtype)
+    assert all(fits(row * width, width, size) for row in range(5))
+    assert not fits(5 * width, width, size)
+    assert size == 5 * width
+
+
+@pytest.mark.parametrize(
+    ("dim", "expected"),
+    [
+        (1, {"float32": 4, "float16": 4, "int8": 12, "uint8": 12, "binary": 4, "ubinary": 4}),
+        (3, {"float32": 12, "float16": 8, "int8": 12, "uint8": 12, "binary": 4, "ubinary": 4}),
+        (32, {"float32": 128, "float16": 64, "int8": 40, "uint8": 40, "binary": 4, "ubinary": 4}),
+        (33, {"float32": 132, "float16": 68, "int8": 44, "uint8": 44, "binary": 8, "ubinary": 8}),
+        (384, {"float32": 1536, "float16": 768, "int8": 392, "uint8": 392, "binary": 48, "ubinary": 48}),
+        (768, {"float32": 3072, "float16": 1536, "int8": 776, "uint8": 776, "binary": 96, "ubinary": 96}),
+    ],
+)
+def test_rows_of_known_dimensions(dim: int, expected: dict[Dtype, int]) -> None:
+    assert {dtype: row_bytes(dim, dtype) for dtype in expected} == expected
+    assert tuple(expected) == DTYPES, "the table of the layout has another type"
+
+
+def test_room_bytes_counts_float32_values_unless_told_otherwise() -> None:
+    assert (row_bytes(384), room_bytes(3, 384)) == (384 * 4, 3 * 384 * 4)
+    assert all(room_bytes(0, 384, dtype) == 0 for dtype in DTYPES)

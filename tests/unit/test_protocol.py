@@ -199,6 +199,11 @@ _WRONG: dict[str, list[Any]] = {
     "normalize": [0, 1, "true", None],
     "priority": ["urgent", "", None, 0],
     "model": ["m" * 513, 5, b"m", None],
+    "truncate": [0, 1, "middle", "", None, "true"],
+    "dtype": ["float64", "f4", "", 8, None],
+    "prompt_name": ["p" * 513, 5, b"p"],
+    "prompt": [5, b"Q: ", ["Q: "], True],
+    "titles": ["one string", [1], ["a", None], [b"bytes"], {}, None],
     "texts": ["one string", [1], ["a", None], [b"bytes"], [["a"]], {}, None],
 }
 
@@ -228,13 +233,50 @@ def test_the_id_is_read_even_before_a_text_that_is_too_long_to_be_read_again(id:
     assert caught.value.request == id
 
 
+@pytest.mark.parametrize("truncate", [True, False, "left", "right"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "uint8", "binary", "ubinary"])
+def test_a_client_in_another_language_may_say_how_its_vectors_should_be(truncate: Any, dtype: Any) -> None:
+    said = {"truncate": truncate, "dtype": dtype, "prompt": "Q: ", "titles": ["one", "two"]}
+    found = decode(msgpack.packb(_ASK | said))
+    assert found == Embed(7, ("a", "b"), truncate=truncate, dtype=dtype, prompt="Q: ", titles=("one", "two"))
+    assert isinstance(found, Embed)
+    assert type(found.truncate) is type(truncate)
+
+
+def test_more_titles_than_one_message_may_carry_are_refused_before_they_are_read() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode(msgpack.packb(_ASK | {"titles": [""] * (wire.MAX_TEXTS + 1)}))
+    assert caught.value.request == 7
+
+
+@pytest.mark.parametrize("field", ["titles", "prompt", "prompt_name"])
+def test_what_stands_before_a_text_must_be_utf8_too(field: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode(msgpack.packb(_ASK | {field: ["\udcff"] if field == "titles" else "\udcff"}, unicode_errors="surrogateescape"))
+    assert (caught.value.request, caught.value.row) == (7, None), "no text is at fault"
+
+
 def test_unknown_fields_are_ignored_and_a_budget_may_be_a_whole_number() -> None:
     assert decode(msgpack.packb(_ASK | {"colour": {"deep": [1, None]}, "z": 2.5})) == Embed(7, ("a", "b"))
     assert decode(msgpack.packb(_ASK | {"budget_ms": 250})) == Embed(7, ("a", "b"), budget_ms=250.0)
 
 
 def test_what_is_left_out_has_the_value_that_the_wire_promises() -> None:
-    assert astuple(decode(msgpack.packb(_ASK))) == (7, ("a", "b"), None, 30_000.0, "", None, 0, True, True, "auto")
+    assert astuple(decode(msgpack.packb(_ASK))) == (
+        *(7, ("a", "b"), None, 30_000.0, "", None, 0, True, True, "auto"),
+        *("float32", None, ()),
+    )
+    card = {"name": "m", "dim": 4, "max_tokens": 9, "fingerprint": "f"}
+    welcome = {"kind": "welcome", "version": 1, "limits": dict.fromkeys(wire.Limits.__struct_fields__, 1), "models": [card]}
+    message = decode(msgpack.packb(welcome))
+    assert isinstance(message, wire.Welcome)
+    every = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
+    assert astuple(message.models[0]) == ("m", 4, 9, "f", (), every, (), "fp32")
+    part = dict.fromkeys(wire.Part.__struct_fields__[:4], 0) | {"segment": "", "rows": [0], "texts": ["a"]}
+    part |= {"prompt_name": None, "normalize": True, "truncate": "left"}
+    job = decode(msgpack.packb({"kind": "job", "id": 1, "parts": [part]}))
+    assert isinstance(job, wire.Job)
+    assert astuple(job.parts[0])[6:] == (None, True, "left", "float32", None, ())
     assert astuple(decode(msgpack.packb({"kind": "hello", "version": VERSION}))) == (VERSION, 0, "")
     refused = {"kind": "refused", "id": None, "code": "c", "message": "m"}
     assert astuple(decode(msgpack.packb(refused))) == (None, "c", "m", False, None, None)

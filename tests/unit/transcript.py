@@ -10,14 +10,14 @@ from embedpool.router.admission import Admission
 from embedpool.router.core import Core
 from embedpool.router.events import Asked, Event, Finished, Joined, Lost, Opened, Reply, SendJob
 
-CARD = ModelCard("model", 4, 512, "fingerprint", ("query",))
+CARD = ModelCard("model", 4, 512, "fingerprint", ("query", "document"), titled=("document",))
 ALICE, BOB = b"alice", b"bob"
 SEGMENT = 1 << 20
 
 
-def core(**rules: Any) -> Core:
+def core(card: ModelCard = CARD, **rules: Any) -> Core:
     """A core with one session each for Alice and Bob; a text of n characters is estimated at (n + 24) / 10 ms."""
-    made = Core(CARD, Admission(**rules))
+    made = Core(card, Admission(**rules))
     made.cost.unit_ms = 0.1
     for name in (ALICE, BOB):
         assert made.handle(Opened(name, f"{name.decode()}.segment", SEGMENT), 0.0) == []

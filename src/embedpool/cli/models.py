@@ -95,7 +95,7 @@ def _prepared_table(prepared: list[tuple[Artifact, str]]) -> Table:
     for artifact, stale in prepared:
         note = artifact.note
         spec, cosine = note.get("spec", {}), note.get("cosine", {})
-        worst = f"{cosine['mean']:.4f}, at worst {cosine['least']:.4f}" if note.get("quantized") else ""
+        worst = f"{cosine['mean']:.4f}, at worst {cosine['least']:.4f}" if note.get("to") == "fp32" else ""
         names = (spec.get("name", artifact.path.name), spec.get("precision", ""), f"{artifact.nbytes / 1e6:.0f}")
         state = f"stale: {stale}" if stale else "ready"
         table.add_row(*(escape(str(cell)) for cell in (*names, worst, spec.get("fingerprint", ""), state)))

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(
         f"{spec.name}: {spec.precision}, {spec.dim} dimensions, {spec.max_tokens} tokens, fingerprint {spec.fingerprint}{alone}"
     )
-    if artifact.note["quantized"]:
+    if artifact.note["to"] == "fp32":
         print(f"cosine to fp32 on {cosine['texts']} texts: {cosine['mean']:.4f} on average, {cosine['least']:.4f} at worst")
     print(artifact.path)
     return 0

@@ -181,11 +181,19 @@ def _make(
             precision=complete.precision(whole),
             fingerprint=fingerprint,
         )
-        spec, cosines = _tried(spec, graph)
-        _hold_to(cosines, source)
+        baseline = graph
+        if source.reference is not None:
+            report("comparing with the fp32 weights beside it")
+            baseline = workshop / "reference" / GRAPH
+            baseline.parent.mkdir()
+            _graph(source.reference, baseline)
+        spec, cosines = _tried(spec, baseline)
+        lossy = bool(source.quantize) or source.reference is not None
+        if not lossy:
+            _hold_to(cosines, source)
         measured = {
             "cosine": {"mean": float(cosines.mean()), "least": float(cosines.min()), "texts": len(cosines)},
-            "quantized": source.quantize,
+            "to": "fp32" if lossy else "itself",
         }
     cache.note(replace(spec, directory=""), machine, digests, directory, measured)
 
@@ -275,7 +283,7 @@ def _tried(spec: ModelSpec, graph: Path) -> tuple[ModelSpec, NDArray[np.float64]
 
 
 def _hold_to(cosines: NDArray[np.float64], source: Source) -> None:
-    if not source.quantize and cosines.min() < SAME:
+    if cosines.min() < SAME:
         raise ModelError(
             f"ONNX Runtime's optimised form of {source.name} gives other vectors than the graph it was made from (cosine"
             f" {cosines.min():.5f}): this version of it cannot serve the model"

@@ -52,7 +52,9 @@ def download(hub_id: str, graphs: Sequence[str]) -> Path:
         raise ModelError(f"the hub has no {hub_id}, or it is private and HF_TOKEN is not set") from error
     except Exception:  # offline by setting, no network, a hub that is down: each HTTP library has its own types
         try:
-            snapshot = Path(snapshot_download(repository, revision=at, local_files_only=True))
+            # Which files: newer versions refuse a snapshot that lacks any that it is asked for, and by default that is all.
+            texts = list(TEXT_FILES)
+            snapshot = Path(snapshot_download(repository, revision=at, local_files_only=True, allow_patterns=texts))
         except LocalEntryNotFoundError as error:
             raise ModelError(_unreachable(hub_id)) from error
         return _cached(snapshot, hub_id, graphs)

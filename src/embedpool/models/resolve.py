@@ -6,7 +6,7 @@ out is taken from the registry; what neither says is an error that names the set
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Source:
 
     `pooling` "": nobody says how tokens become one vector, so the graph has to do it. `quantize` "" or one of MADE.
     `append` is a token that ends every text. `stated` holds the sha256 that a file must have, where somebody states it.
+    `reference` is the same model in fp32, where that lies beside smaller weights that are to be compared with it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Source:
     output_range: tuple[float, float] | None = None
     no_float16: str = ""  # why the model cannot be run with values of 16 bits, "" if it can
     stated: dict[Path, str] = field(default_factory=dict)
+    reference: Source | None = None
 
 
 def resolve(wanted: Wanted) -> Source:
@@ -129,7 +131,7 @@ def _source(place: Path, name: str, known: Known | None, wanted: Wanted, precisi
     files_of = [path for path in (files.onnx, *files.weights) if path is not None]
     gemma = registry.GEMMA if known is registry.GEMMA or files.config.get("model_type") == "gemma3_text" else None
     prompts = files.prompts or (known.prompts if known else {})
-    return Source(
+    source = Source(
         name=name,
         onnx=files.onnx,
         weights=files.weights,
@@ -150,6 +152,17 @@ def _source(place: Path, name: str, known: Known | None, wanted: Wanted, precisi
         no_float16=gemma.refused["fp16"] if gemma else "",
         stated={path: sha256 for path in files_of if (sha256 := hub.stated_sha256(path))},
     )
+    return replace(source, reference=None if made or precision == "fp32" else _reference(source, place, known))
+
+
+def _reference(source: Source, place: Path, known: Known | None) -> Source | None:
+    try:
+        files = directory.read(place, _graphs(known, "fp32"))
+    except ModelError:
+        return None  # only the smaller weights are here
+    if files.onnx == source.onnx:
+        return None
+    return replace(source, onnx=files.onnx, weights=files.weights, config=files.config, stated={})
 
 
 def _pooling(files: ModelFiles, known: Known | None) -> str:
