@@ -103,6 +103,7 @@ def test_every_code_that_a_router_sends_is_documented() -> None:
         "bad_config",
         "already_running",
         "model_changed",
+        "wrong_model",
     }
     assert set(re.findall(r"`([a-z]+_[a-z]+|[a-z]+)`", codes)) - {"overloaded"} == set(BY_CODE) - local - {"overloaded"}
     for code in re.findall(r"`(\w+)`", codes.partition("Only")[2].partition("are retryable")[0]):

@@ -116,6 +116,12 @@ def test_a_text_too_long_is_named_and_a_title_is_no_part_of_it() -> None:
     assert refused is not None
     assert (refused.code, refused.row) == ("too_large", 1)
     assert refused.message == "text 1 has 6 characters, at most 5"
+    refused = rules.invalid(CARD, replace(ASK, texts=("123456", "1234567", "1")), SEGMENT)
+    assert refused is not None
+    assert (refused.row, refused.message) == (1, "text 1 has 7 characters, at most 5")
+    refused = rules.invalid(CARD, replace(ASK, texts=("123456", "1")), SEGMENT)
+    assert refused is not None
+    assert refused.row == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

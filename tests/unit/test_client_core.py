@@ -322,13 +322,13 @@ def test_a_fingerprint_that_any_of_the_pools_models_has_is_there() -> None:
 # ── options and types ────────────────────────────────────────────────────────────────────────────────────────────────
 
 TITLED = Options(
-    prompt_name="query", dim=3, normalize=False, truncate="left", priority="bulk", dtype="int8", titles=("one", "two")
+    prompt_name="query", dim=2, normalize=False, truncate="left", priority="bulk", dtype="int8", titles=("one", "two")
 )
 
 
 def code(row: int) -> bytes:
-    """A row of three values of dtype "int8", filled up to twelve bytes."""
-    return struct.pack("<ff3bx", row + 0.5, 0.0, -row, row, 7)
+    """A row of two values of dtype "int8", filled up to twelve bytes; a row of float32 would have eight."""
+    return struct.pack("<ff2b2x", row + 0.5, 0.0, -row, row)
 
 
 def fill(memory: Memory, message: Embed) -> None:
@@ -339,14 +339,14 @@ def fill(memory: Memory, message: Embed) -> None:
 
 
 def assert_codes(rows: Any, numbers: Sequence[int]) -> None:
-    assert rows["values"].tolist() == [[-n, n, 7] for n in numbers]
-    assert dequantized(rows).tolist() == [[(n + 0.5) * x for x in (-n, n, 7)] for n in numbers]
+    assert rows["values"].tolist() == [[-n, n] for n in numbers]
+    assert dequantized(rows).tolist() == [[(n + 0.5) * x for x in (-n, n)] for n in numbers]
 
 
 def test_every_option_is_in_the_message_and_again_in_a_new_session() -> None:
     core, _ = opened()
     expected = Embed(
-        1, ("a", "b"), 0, 10_000.0, "", "query", 3, False, "left", "bulk", dtype="int8", prompt=None, titles=("one", "two")
+        1, ("a", "b"), 0, 10_000.0, "", "query", 2, False, "left", "bulk", dtype="int8", prompt=None, titles=("one", "two")
     )
     assert asked(core, ["a", "b"], options=TITLED)[1] == expected
     said(core, wire.Who(8))
@@ -369,7 +369,7 @@ def test_int8_vectors_are_records_over_the_sessions_segment() -> None:
     ticket, message = asked(core, ["3", "5"], options=TITLED)
     assert message is not None
     fill(maps[0], message)
-    said(core, answer(ticket.id, 2, 3))
+    said(core, answer(ticket.id, 2, 2))
     assert isinstance(ticket.result, np.ndarray)
     assert ticket.result.shape == (2,)
     assert_codes(ticket.result, [3, 5])
@@ -383,7 +383,7 @@ def test_a_room_is_kept_by_any_part_of_a_record_that_is_still_held() -> None:
     ticket, message = asked(core, ["3"], options=TITLED)
     assert core.arena is not None and message is not None
     fill(maps[0], message)
-    said(core, answer(ticket.id, 1, 3))
+    said(core, answer(ticket.id, 1, 2))
     assert isinstance(ticket.result, np.ndarray)
     record = ticket.result[0]  # as embed_query gives it
     del ticket
@@ -393,7 +393,7 @@ def test_a_room_is_kept_by_any_part_of_a_record_that_is_still_held() -> None:
     del record
     gc.collect()
     assert core.arena.taken_bytes == 64
-    assert values.tolist() == [-3, 3, 7]
+    assert values.tolist() == [-3, 3]
     del values
     gc.collect()
     assert core.arena.taken_bytes == 0
@@ -421,7 +421,7 @@ def test_inline_vectors_of_any_type_are_read_only_views_of_just_the_right_number
 def test_inline_int8_vectors_are_records() -> None:
     core, _ = opened(0)
     ticket, _ = asked(core, ["2", "9"], options=TITLED)
-    said(core, wire.Vectors(ticket.id, 2, 3, 3, "one", True), code(2) + code(9))
+    said(core, wire.Vectors(ticket.id, 2, 2, 3, "one", True), code(2) + code(9))
     assert_codes(ticket.result, [2, 9])
 
 
@@ -513,10 +513,10 @@ def test_every_chunk_has_the_titles_of_its_own_texts_and_all_other_options() -> 
 def test_chunks_of_int8_come_together_whether_in_place_or_copied_or_both(placed: bool, lost: int | None) -> None:
     core, maps = opened(8192)
     texts = tuple(str(i % 100) for i in range(250))
-    options = Options(dim=3, dtype="int8")
-    room = core.reserve(250, 3, "int8") if placed else None
+    options = Options(dim=2, dtype="int8")
+    room = core.reserve(250, 2, "int8") if placed else None
     assert (room is not None) is placed
-    assembly = Assembly(texts, options, 3, room, core.limits, False)
+    assembly = Assembly(texts, options, 2, room, core.limits, False)
     number = 0
     while (chunk := assembly.next_chunk()) is not None:
         chunk.ticket, message = asked(core, chunk.texts, options=chunk.options, place=chunk.place)
@@ -530,7 +530,7 @@ def test_chunks_of_int8_come_together_whether_in_place_or_copied_or_both(placed:
             assert room is not None
             assert message.offset == room.offset + 12 * chunk.start
         fill(maps[-1], message)
-        said(core, answer(chunk.ticket.id, len(chunk.texts), 3))
+        said(core, answer(chunk.ticket.id, len(chunk.texts), 2))
         assert isinstance(chunk.ticket.result, np.ndarray)
         assembly.took(chunk, chunk.ticket.result)
         number += 1
@@ -540,4 +540,29 @@ def test_chunks_of_int8_come_together_whether_in_place_or_copied_or_both(placed:
     in_place = placed and lost is None
     assert bool((maps[0].values == 0).all()) is (lost == 0)
     maps[0].memory[:] = bytes(8192)
-    assert (assembly.result()["values"][1].tolist() == [0, 0, 0]) is in_place, "a view only where all is in its place"
+    assert (assembly.result()["values"][1].tolist() == [0, 0]) is in_place, "a view only where all is in its place"
+
+
+def test_chunks_that_are_in_place_are_copied_when_an_earlier_one_has_to_be_asked_for_in_a_new_session() -> None:
+    core, maps = opened(8192)
+    texts = tuple(str(i % 100) for i in range(250))
+    options = Options(dim=2, dtype="int8")
+    assembly = Assembly(texts, options, 2, core.reserve(250, 2, "int8"), core.limits, False)
+    messages = []
+    while (chunk := assembly.next_chunk()) is not None:
+        chunk.ticket, message = asked(core, chunk.texts, options=chunk.options, place=chunk.place)
+        assert message is not None
+        messages.append(message)
+    first, *others = list(assembly.open)
+    for message in messages[1:]:
+        fill(maps[0], message)
+        said(core, answer(message.id, len(message.texts), 2))
+    said(core, wire.Who(8))
+    (again,) = said(core, welcome(8192, "/new"))
+    assert isinstance(again, Embed)
+    fill(maps[1], again)
+    said(core, answer(again.id, len(again.texts), 2))
+    for chunk in (first, *others):
+        assert chunk.ticket is not None and isinstance(chunk.ticket.result, np.ndarray)
+        assembly.took(chunk, chunk.ticket.result)
+    assert_codes(assembly.result(), [int(text) for text in texts])

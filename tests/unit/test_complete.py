@@ -564,6 +564,18 @@ def test_a_file_of_weights_that_was_cut_off_is_named(tmp_path: Path, kept: int) 
         assert word in caught.value.message
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_file_of_weights_must_hold_all_tensors_whichever_comes_first(tmp_path: Path, order: int) -> None:
+    model, path = _external(tmp_path)
+    for tensor, length in zip(list(model.graph.initializer)[::order], ("8", "5000"), strict=True):
+        _place(tensor, location="weights", offset="0", length=length)
+    (tmp_path / "weights").write_bytes(bytes(4999))
+    with pytest.raises(ModelError, match="needs 5000"):
+        external_files(model, path)
+    (tmp_path / "weights").write_bytes(bytes(5000))
+    assert external_files(model, path) == [tmp_path / "weights"]
+
+
 @pytest.mark.parametrize(
     "location", ["../secret", "/etc/passwd", "sub/weights", "..", ".", "", None, "../dir/model.onnx_data", "sub/../x", "//x"]
 )

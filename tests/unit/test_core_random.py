@@ -25,6 +25,12 @@ NAMES = (b"alice", b"bob", b"carol")
 BATCHES = 10
 
 
+def inline_row(request: int | None, row: int, width: int) -> bytes:
+    """What a worker of these histories writes: a row says whose it is."""
+    assert request is not None
+    return bytes([(request * 17 + row) % 256]) * width
+
+
 class History:
     """One random run. Knows what a client would know, and so what answers are due."""
 
@@ -77,14 +83,19 @@ class History:
             self.killed.add(action.worker)
 
     def _check_payload(self, reply: ev.Reply, width: int) -> None:
-        """That every inline row is at its place, in the width of its type: workers fill each with its number."""
-        inline = isinstance(reply.message, Vectors) and reply.message.inline
-        rows = reply.message.rows if isinstance(reply.message, Vectors) and inline else 0
-        assert bytes(reply.payload) == b"".join(bytes([row]) * width for row in range(rows)), "an inline row went astray"
+        """That every inline row is at its place, in the width of its type."""
+        message = reply.message
+        rows = message.rows if isinstance(message, Vectors) and message.inline else 0
+        assert bytes(reply.payload) == b"".join(inline_row(message.id, row, width) for row in range(rows)), "a row went astray"
 
     # ── what may happen ──
 
-    def arrive(self) -> None:
+    def crowd(self) -> None:
+        """Small requests faster than workers answer: those that wait together share jobs."""
+        for _ in range(6):
+            self.arrive(longest=12)
+
+    def arrive(self, longest: int = 200) -> None:
         name = self.random.choice(NAMES)
         if name not in self.core.sessions:
             return
@@ -95,7 +106,7 @@ class History:
         if id in session.open:
             self.step(ask(id, session=name))
             return
-        texts = ["x" * self.random.randrange(200) for _ in range(self.random.choice((0, 1, 1, 1, 2, 5, 12)))]
+        texts = ["x" * self.random.randrange(longest) for _ in range(self.random.choice((0, 1, 1, 1, 2, 5, 12)))]
         self.due[name, self.sessions[name], id] += 1
         fields: dict[str, Any] = {
             "offset": self.random.choice((0, 64, None, SEGMENT)),
@@ -155,7 +166,7 @@ class History:
         for i, piece in enumerate(job.slices):
             if piece.request.inline is not None:
                 width = row_bytes(piece.request.dim, piece.request.ask.dtype)
-                payload += b"".join(bytes([row]) * width for row in piece.rows)
+                payload += b"".join(inline_row(piece.request.ask.id, row, width) for row in piece.rows)
             if self.random.random() < 0.05:
                 failures.append(Failure(i, piece.rows[0], "too_long", "too long"))
         done = Done(job.id, self.random.choice((0.1, 5.0, 500.0)), tuple(3 for _ in job.slices), tuple(failures))
@@ -188,7 +199,7 @@ class History:
             self.step(ev.Lost(worker, "hung"))
 
     def run(self) -> None:
-        moves = [self.arrive] * 8 + [self.finish] * 6 + [self.join] * 3
+        moves = [self.arrive] * 7 + [self.crowd] + [self.finish] * 6 + [self.join] * 3
         moves += [
             self.die,
             self.die,

@@ -287,7 +287,14 @@ def test_codes_of_an_unknown_range_are_passed_on_and_become_nothing_else() -> No
 
 @pytest.mark.parametrize(
     ("name", "default", "prefix"),
-    [("query", "", "Q: "), (None, "query", "Q: "), ("doc", "query", "D: "), (None, "", ""), ("bare", "query", "")],
+    [
+        ("query", "", "Q: "),
+        (None, "query", "Q: "),
+        ("doc", "query", "D: "),
+        (None, "", ""),
+        ("bare", "query", ""),
+        ("", "query", ""),
+    ],
 )
 def test_the_prompt_stands_before_every_text_of_its_part(name: str | None, default: str, prefix: str) -> None:
     encoder = _encoder()
@@ -311,11 +318,11 @@ def test_a_prompt_may_be_any_text_and_beats_the_default_one() -> None:
 def test_each_title_stands_before_its_own_text_whatever_is_in_it() -> None:
     titles = ["{title}", "{0}{x}", "}", "", "\\1%s"]
     texts = ["a", "b{title}", "c", "d", "e"]
-    encoder, spec = _encoder(), {"prompts": {"doc": "t:none|"}, "titled": {"doc": "t:{title}|"}}
+    encoder, spec = _encoder(), {"prompts": {"doc": "t:none|"}, "titled": {"doc": "{t}{title}|"}}
     outcome = _run([_part(texts, titles=tuple(titles), prompt_name="doc"), _part(["f"], prompt_name="doc")], encoder, spec)
     read = sorted(text for texts in encoder.runs for text in texts)
-    assert read == sorted(["t:{title}|a", "t:{0}{x}|b{title}", "t:}|c", "t:|d", "t:\\1%s|e", "t:none|f"])
-    assert outcome.tokens == [11 + 17 + 5 + 4 + 8, 8]
+    assert read == sorted(["{t}{title}|a", "{t}{0}{x}|b{title}", "{t}}|c", "{t}|d", "{t}\\1%s|e", "t:none|f"])
+    assert outcome.tokens == [12 + 18 + 6 + 5 + 9, 8]
 
 
 def test_titles_go_with_the_default_prompt_where_no_other_is_named() -> None:

@@ -213,6 +213,14 @@ def test_every_product_with_a_weight_is_replaced_and_only_q8_must_run_alone(
     assert complete(copy, bert.place / f"{precision}.onnx", None).one_by_one is one
 
 
+def test_weights_of_8_bits_have_a_scale_for_each_output(bert: Bert) -> None:
+    tensors = {tensor.name: tuple(tensor.dims) for tensor in bert.models["q8"].graph.initializer}
+    weights = {name: shape for name, shape in tensors.items() if name.endswith("_quantized")}
+    assert len(weights) == 4 * MODEL.config["num_hidden_layers"]
+    for name, (_, width) in weights.items():
+        assert tensors[name.removesuffix("_quantized") + "_scale"] == (width,)
+
+
 def test_vectors_of_4_bits_have_the_same_bytes_alone_and_in_any_batch(bert: Bert) -> None:
     random = np.random.default_rng(9)
     texts = rows(MODEL, [*range(1, 40), 63, 64, 65, 80])
