@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 from onnx import TensorProto, helper
@@ -47,10 +47,13 @@ def read(path: Path) -> onnx.ModelProto:
 def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     """The data files that the graph names, each beside it. Raises ModelError if one is missing or lies elsewhere."""
     names: dict[str, int] = {}
-    for tensor in _tensors(model.graph):
+    for tensor in (t for part in (model.graph, *model.functions) for t in _tensors(part)):
         if tensor.data_location == TensorProto.EXTERNAL:
             place = {entry.key: entry.value for entry in tensor.external_data}
-            end = int(place.get("offset", 0)) + int(place.get("length", 0))
+            try:
+                end = int(place.get("offset", 0)) + int(place.get("length", 0))
+            except ValueError as error:
+                raise ModelError(f"{path} does not say where its weights lie: {error}") from error
             names[place.get("location", "")] = max(names.get(place.get("location", ""), 0), end)
     files = []
     for name, end in sorted(names.items()):
@@ -210,23 +213,30 @@ def _branches(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
+def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[TensorProto]:
+    if isinstance(graph, onnx.GraphProto):
+        yield from graph.initializer
     for node in graph.node:
         yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
         for branch in _branches(node):
             yield from _tensors(branch)
 
 
+def read_values(graph: onnx.GraphProto) -> Iterator[str]:
+    """The name of every value that a node reads, also in the branches of If and Loop."""
+    for node in graph.node:
+        yield from node.input
+        for branch in _branches(node):
+            yield from read_values(branch)
+
+
 def _operators(model: onnx.ModelProto) -> Iterator[str]:
-    waiting = [model.graph]
+    waiting: list[Any] = [model.graph, *model.functions]
     while waiting:
         graph = waiting.pop()
         for node in graph.node:
             yield node.op_type
             waiting += _branches(node)
-    for function in model.functions:
-        yield from (node.op_type for node in function.node)
 
 
 def has_float16(model: onnx.ModelProto) -> bool:

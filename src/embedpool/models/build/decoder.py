@@ -17,6 +17,7 @@ from embedpool.models.build.writer import IDS, MASK, MICROSOFT, Writer
 
 TYPES = ("gemma3_text", "qwen3")
 FULL, SLIDING = "full_attention", "sliding_attention"
+BLOCK = 128  # MLAS_SGEMM_STRIDEK
 NEVER = -1e30  # added to a score: its weight is exactly 0, and a row with nothing to attend to is still finite
 
 
@@ -45,7 +46,10 @@ class Shape:
         count = int(config["num_hidden_layers"])
         _refuse(config, gemma)
         both_ways = bool(config.get("use_bidirectional_attention")) if gemma else False
-        window = int(config.get("sliding_window") or 0)
+        kinds = _layer_kinds(config, gemma, count)
+        window = int(config.get("sliding_window", 4096) or 0)  # where a number is missing, transformers' default
+        if SLIDING in kinds and window <= 0:
+            raise ModelError("sliding_window is missing for layers that need it: export the model to ONNX")
         return Shape(
             gemma=gemma,
             hidden=hidden,
@@ -53,11 +57,11 @@ class Shape:
             groups=int(config.get("num_key_value_heads") or heads),
             head=head,
             epsilon=float(config.get("rms_norm_eps", 1e-6)),
-            scale=float(config.get("query_pre_attn_scalar") or head) ** -0.5 if gemma else head**-0.5,
+            scale=float(config.get("query_pre_attn_scalar") or 256) ** -0.5 if gemma else head**-0.5,
             causal=not both_ways,
             reach=window // 2 if both_ways else window - 1,
             longest=int(config["max_position_embeddings"]),
-            layers=_layer_kinds(config, gemma, count),
+            layers=kinds,
             thetas=_thetas(config, gemma),
         )
 
@@ -78,8 +82,8 @@ def _layer_kinds(config: dict[str, Any], gemma: bool, count: int) -> tuple[str, 
     if kinds is None and gemma:
         pattern = int(config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6)
         kinds = [SLIDING if (i + 1) % pattern else FULL for i in range(count)]
-    if kinds is None and config.get("use_sliding_window"):
-        first = int(config.get("max_window_layers") or 0)
+    if kinds is None and config.get("use_sliding_window") and config.get("sliding_window", 4096) is not None:
+        first = int(config.get("max_window_layers", 28))
         kinds = [SLIDING if i >= first else FULL for i in range(count)]
     kinds = tuple(map(str, kinds or [FULL] * count))
     if len(kinds) != count or not set(kinds) <= {FULL, SLIDING}:
@@ -202,7 +206,7 @@ def _attention(g: Writer, weights: Weights, shape: Shape, at: str, x: str, angle
     v = g.node("Transpose", g.node("Reshape", v, g.ints(0, 0, groups, size)), perm=[0, 2, 1, 3])
     length = _length(g)
     stack = g.node("Reshape", q, g.ints(0, groups, -1, size))  # the group's heads one below the other
-    scores = g.node("FusedMatMul", stack, k, domain=MICROSOFT, transB=1, alpha=shape.scale)
+    scores = _scores(g, shape, stack, k)
     split = g.node("Concat", g.ints(0, groups, each, -1), length, axis=0)
     scores = g.node("Add", g.node("Reshape", scores, split), bias)
     shares = g.node("Softmax", scores, axis=-1)
@@ -211,6 +215,18 @@ def _attention(g: Writer, weights: Weights, shape: Shape, at: str, x: str, angle
     context = g.node("Reshape", context, g.node("Concat", g.ints(0, shape.heads), length, g.ints(size), axis=0))
     context = g.node("Reshape", g.node("Transpose", context, perm=[0, 2, 1, 3]), g.ints(0, 0, shape.heads * size))
     return g.linear(context, at + "o_proj", weights[at + "o_proj.weight"])
+
+
+def _scores(g: Writer, shape: Shape, q: str, k: str) -> str:
+    """q · kᵀ, wide heads in pieces. The runtime's kernel adds up either in blocks of 128 or at once, depending on how long the
+    padded texts are, so that a text's last digits would depend on its batch (5e-7); at most 128 are always one block."""
+    widths = [min(BLOCK, shape.head - at) for at in range(0, shape.head, BLOCK)]
+    pairs = list(zip(g.split(q, widths), g.split(k, widths), strict=True)) if len(widths) > 1 else [(q, k)]
+    parts = [g.node("FusedMatMul", a, b, domain=MICROSOFT, transB=1, alpha=shape.scale) for a, b in pairs]
+    total = parts[0]
+    for part in parts[1:]:
+        total = g.node("Add", total, part)
+    return total
 
 
 def _mlp(g: Writer, weights: Weights, shape: Shape, at: str, x: str) -> str:

@@ -14,22 +14,26 @@ from embedpool.models.build.tail import Tail, vectors
 from embedpool.models.build.writer import DATA, Writer
 
 # Not part of what turns tokens into states: heads of other tasks, and tables that can be computed.
-_NOT_NEEDED = ("pooler.", "cls.", "lm_head.", "classifier.", "position_ids", "rotary_emb.inv_freq", "embeddings.position_ids")
+_NOT_NEEDED = ("pooler.", "cls.", "lm_head.", "classifier.", "position_ids", "rotary_emb.inv_freq")
 
 
 def build(files: tuple[Path, ...], config: dict[str, Any], tail: Tail, max_tokens: int, directory: Path) -> onnx.ModelProto:
     """The graph, its data written into `directory`. Raises ModelError for an architecture that is not known here, naming it,
     and for weights that do not fit the configuration."""
-    kind = str(config.get("model_type", ""))
+    kind = str(config.get("model_type") or "")
     if kind not in (*bert.TYPES, *decoder.TYPES):
         raise ModelError(unknown(kind, config, files[0].parent))
     weights = Weights(files)
-    with (directory / DATA).open("wb") as data:
+    try:
+        opened = (directory / DATA).open("wb")
+    except OSError as error:
+        raise ModelError(f"{directory / DATA} cannot be written: {error.strerror}") from error
+    with opened as data:
         g = Writer(data)
         try:
             states = bert.states(g, weights, config) if kind in bert.TYPES else decoder.states(g, weights, config, max_tokens)
             output, width = vectors(g, states, int(config["hidden_size"]), tail)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
             raise ModelError(f"{files[0].parent}/config.json does not describe its weights: {error!r}") from error
         except OSError as error:
             raise ModelError(f"{directory / DATA} cannot be written: {error.strerror}") from error

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from embedpool.errors import ModelError
+from embedpool.models.build.complete import read_values
 from embedpool.models.build.writer import MICROSOFT, Writer
 
 MADE = ("q8", "q4")
 BLOCK = 32
+Q4 = "q4_"  # before the names of the new weights
 # Of a block's largest value: cutting it off a little costs it less than a finer step gains the others.
 SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8)
 
@@ -42,17 +44,22 @@ def _q8(source: Path, target: Path) -> onnx.ModelProto:
 
     # It warns of every node whose type it must be told; DefaultTensorType tells it.
     logging.disable(logging.WARNING)
-    quantize_dynamic(
-        str(source),
-        str(target),
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=True,
-        extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
-    )
-    logging.disable(logging.NOTSET)
-    return onnx.load_model(str(target), load_external_data=False)
+    try:
+        quantize_dynamic(
+            str(source),
+            str(target),
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=True,
+            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+    made = onnx.load_model(str(target), load_external_data=False)
+    if "MatMulInteger" not in (node.op_type for node in made.graph.node):
+        raise ModelError("it has no matrix product with a constant that could be quantised")
+    return made
 
 
 def _q4(model: onnx.ModelProto, source: Path, target: Path) -> onnx.ModelProto:
@@ -62,21 +69,23 @@ def _q4(model: onnx.ModelProto, source: Path, target: Path) -> onnx.ModelProto:
     data_name = target.name + "_q4_data"
     replaced: set[str] = set()
     with (target.parent / data_name).open("wb") as data:
-        g = Writer(data, data_name=data_name, prefix="q4_")
+        g = Writer(data, data_name=data_name, prefix=Q4)
         for node in made.graph.node:
             tensor = constants.get(node.input[1]) if node.op_type == "MatMul" and not node.domain else None
             if tensor is None or len(tensor.dims) != 2 or tensor.dims[0] % BLOCK or tensor.data_type != TensorProto.FLOAT:
                 continue
-            weight = numpy_helper.to_array(tensor, str(source.parent))
-            codes, scales = blocks_of_4_bits(weight)
-            inputs = [node.input[0], g.weight(tensor.name, codes), g.weight(tensor.name + ".scales", scales)]
-            size = {"K": weight.shape[0], "N": weight.shape[1], "bits": 4, "block_size": BLOCK, "accuracy_level": 4}
+            if tensor.name not in replaced:
+                codes, scales = blocks_of_4_bits(numpy_helper.to_array(tensor, str(source.parent)))
+                g.weight(tensor.name, codes)
+                g.weight(tensor.name + ".scales", scales)
+            inputs = [node.input[0], f"{Q4}{tensor.name}", f"{Q4}{tensor.name}.scales"]
+            size = {"K": tensor.dims[0], "N": tensor.dims[1], "bits": 4, "block_size": BLOCK, "accuracy_level": 4}
             replaced.add(tensor.name)
             name = node.name
             node.CopyFrom(helper.make_node("MatMulNBits", inputs, list(node.output), name=name, domain=MICROSOFT, **size))
     if not replaced:
         raise ModelError("it has no matrix product with a constant that could be quantised")
-    used = {name for node in made.graph.node for name in node.input}
+    used = set(read_values(made.graph))
     kept = [tensor for tensor in made.graph.initializer if tensor.name not in replaced or tensor.name in used]
     del made.graph.initializer[:]
     made.graph.initializer.extend([*kept, *g.tensors])

@@ -7,6 +7,7 @@ library of that name gives no bfloat16 to numpy, which is what most weights are 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,6 @@ class Weights:
         self._unread.discard(self._name(name))
         return _values(found)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self[name].shape if name not in self._stored else self._stored[name].shape
-
     def unread(self) -> list[str]:
         """The tensors that nobody asked for: a graph that leaves weights out is not the model."""
         return sorted(self._unread)
@@ -81,9 +79,9 @@ def _header(file: Path) -> dict[str, Stored]:
         stored = {name: _stored(file, row, 8 + length) for name, row in rows.items()}
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ModelError(f"{file} has a header that cannot be read: {error}") from error
-    if any(not 0 <= tensor.begin <= tensor.end <= size for tensor in stored.values()):
+    if any(not 8 + length <= tensor.begin <= tensor.end <= size for tensor in stored.values()):
         raise ModelError(f"{file} has {size} bytes, fewer than its header names: it was not downloaded whole")
     return stored
 
@@ -97,8 +95,8 @@ def _values(stored: Stored) -> NDArray[np.float32]:
     item = _ITEM_BYTES.get(stored.dtype)
     if item is None:
         raise ModelError(f"{stored.file} holds weights of type {stored.dtype}; known are {', '.join(_ITEM_BYTES)}")
-    count = int(np.prod(stored.shape))
-    if count * item != stored.end - stored.begin:
+    count = math.prod(stored.shape)
+    if min(stored.shape, default=0) < 0 or count * item != stored.end - stored.begin:
         raise ModelError(f"{stored.file} has a tensor of {stored.end - stored.begin} bytes for the shape {stored.shape}")
     raw = np.memmap(stored.file, np.uint8, "r", stored.begin, (stored.end - stored.begin,))
     if stored.dtype == "BF16":  # the upper half of a float32
