@@ -20,30 +20,28 @@ import time
 
 import numpy as np
 
-from common import median, write
+from common import encoder_of, median, wait_for_workers, write
 from embedpool import Pool
 from embedpool.cli.demo import docstrings
-from embedpool.models.encoder import OnnxEncoder
-from embedpool.models.resolve import Wanted, resolve
 from embedpool.worker.batching import micro_batches
 
 
 def loop(texts: list[str], best: bool) -> tuple[float, int]:
     """(seconds, tokens) of a loop in this process."""
-    encoder = OnnxEncoder(resolve(Wanted("minilm")))
-    encoder.run(encoder.tokens(texts[:1], truncate=True), 256)
+    encoder = encoder_of("minilm")
+    encoder.run(encoder.tokens(texts[:1], "right"), 256)
     out = np.empty((len(texts), encoder.spec.dim), np.float32)
     began = time.perf_counter()
     tokens = 0
     if best:
-        rows = encoder.tokens(texts, truncate=True)
+        rows = encoder.tokens(texts, "right")
         for batch in micro_batches([len(row) for row in rows]):
             vectors = encoder.run([rows[i] for i in batch.rows], batch.width)
             out[list(batch.rows)] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         tokens = sum(map(len, rows))
     else:
         for i, text in enumerate(texts):
-            (row,) = encoder.tokens([text], truncate=True)
+            (row,) = encoder.tokens([text], "right")
             (vector,) = encoder.run([row], len(row))
             out[i] = vector / np.linalg.norm(vector)
             tokens += len(row)
@@ -57,11 +55,6 @@ def loops(count: int, cores: int = 1, best: bool = False) -> tuple[float, int]:
     running = [subprocess.Popen([*command, str(core)], stdout=subprocess.PIPE, text=True) for core in chosen]
     found = [json.loads(process.communicate()[0]) for process in running]
     return sum(tokens / seconds for seconds, tokens in found), found[0][1]
-
-
-def wait_for_workers(pool: Pool, count: int) -> None:
-    while sum(w["state"] == "idle" for w in json.loads(pool.status())["workers"]) < count:
-        time.sleep(0.05)
 
 
 def main() -> None:

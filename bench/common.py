@@ -11,7 +11,11 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedpool import Pool
+    from embedpool.models.encoder import OnnxEncoder
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("embedpool", "onnxruntime", "numpy", "pyzmq", "msgpack", "tokenizers")
@@ -68,3 +72,24 @@ def write(name: str, scenario: str, results: dict[str, Any]) -> None:
     path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     json.dump(results, sys.stdout, indent=2)
     print(f"\nwritten to {path}")
+
+
+def encoder_of(model: str, **wanted: Any) -> OnnxEncoder:
+    """What a worker computes with, in this process; the model is prepared if it is not yet."""
+    from embedpool.config import Config
+    from embedpool.models.artifact import prepare
+    from embedpool.models.encoder import OnnxEncoder, load_tokenizer
+    from embedpool.models.resolve import Wanted, resolve
+
+    cache = Path(wanted.get("cache") or Config().cache_path())
+    spec = prepare(resolve(Wanted(model, **wanted)), cache).spec
+    return OnnxEncoder(spec, 1, load_tokenizer(spec))
+
+
+def wait_for_workers(pool: Pool, count: int) -> list[int]:
+    """Returns when so many workers take jobs; their process ids."""
+    while True:
+        ready = [worker["pid"] for worker in json.loads(pool.status())["workers"] if worker["state"] in ("idle", "busy")]
+        if len(ready) >= count:
+            return ready
+        time.sleep(0.005)
