@@ -19,10 +19,11 @@ lint: $(VENV)/.installed
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/unit
 
-# First numbers: about five minutes on two cores. Writes bench/results/*.json and renders bench/README.md from them.
+# First numbers: about eight minutes on two cores. Writes bench/results/*.json and renders bench/README.md from them.
 bench: $(VENV)/.installed
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/bulk.py
+	$(BIN)/python bench/models.py
 	$(BIN)/python bench/render.py
 
 $(VENV)/.installed: pyproject.toml

