@@ -24,7 +24,14 @@ MODULES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob
 
 PLACES = {
     "zmq": {"client/link.py", "client/sync.py", "client/aio.py", "edge.py", "router/server.py", "worker/main.py"},
-    "onnxruntime": {"models/encoder.py", "models/resolve.py"},
+    "onnxruntime": {"models/encoder.py", "models/build/quantize.py"},
+    "onnx": {
+        "models/build/complete.py",
+        "models/build/family.py",
+        "models/build/quantize.py",
+        "models/build/writer.py",
+    },
+    "huggingface_hub": {"cli/models.py", "models/hub.py"},
     "mmap": {"shm/segment.py"},
     "tokenizers": {"models/tokenizer.py"},
 }
@@ -42,8 +49,10 @@ PURE = [
     "router/state.py",
     "shm/layout.py",
     "shm/room.py",
+    "shm/rows.py",
     "supervise/policy.py",
     "worker/batching.py",
+    "worker/formats.py",
 ]
 NOT_PURE = {"asyncio", "os", "random", "secrets", "select", "selectors", "socket", "subprocess", "time", "zmq"}
 ENVIRONMENT = {"cli/serve.py", "config.py", "models/encoder.py", "models/tokenizer.py", "supervise/processes.py"}
@@ -152,7 +161,7 @@ def _loaded_with_the_supervisor() -> set[str]:
 
 @pytest.mark.parametrize(
     "library",
-    ["zmq", "onnxruntime", "tokenizers", "numpy", "mmap"],
+    ["zmq", "onnxruntime", "onnx", "tokenizers", "numpy", "mmap"],
 )
 def test_the_supervisor_does_not_load(library: str) -> None:
     assert "embedpool.supervise.supervisor" in _loaded_with_the_supervisor()

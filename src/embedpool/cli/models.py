@@ -77,21 +77,22 @@ def _row(artifact: Artifact, stale: str) -> dict[str, Any]:
 
 def _known_table() -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, title="known by name", title_justify="left")
-    for column in ("model", "dimensions", "tokens", "from", "on this machine"):
-        table.add_column(column, justify="right" if column == "tokens" else "left", overflow="fold")
+    for column in ("model", "dim", "tokens", "on this machine", "repository"):
+        right, name = column in ("dim", "tokens"), column == "model"
+        table.add_column(column, justify="right" if right else "left", overflow="fold", no_wrap=name)
     for known in KNOWN:
         row = _known(known)
         here = [f"{size / 1e6:.0f} MB" for size in row["cached_bytes"].values()]
         here += [f"package {row['package'].replace('_', '-')}"] if row["package"] else []
-        dims = "/".join(map(str, row["dims"] or (row["dim"],)))
-        table.add_row(known.name, dims, str(known.max_tokens), known.repository, ", ".join(here) or "no")
+        table.add_row(known.name, str(known.dim), str(known.max_tokens), ", ".join(here) or "no", known.repository)
     return table
 
 
 def _prepared_table(prepared: list[tuple[Artifact, str]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, title="prepared", title_justify="left")
     for column in ("model", "precision", "MB", "cosine to fp32", "fingerprint", "state"):
-        table.add_column(column, justify="right" if column == "MB" else "left", overflow="fold")
+        fixed = column in ("precision", "MB", "fingerprint")
+        table.add_column(column, justify="right" if column == "MB" else "left", overflow="fold", no_wrap=fixed)
     for artifact, stale in prepared:
         note = artifact.note
         spec, cosine = note.get("spec", {}), note.get("cosine", {})

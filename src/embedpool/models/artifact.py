@@ -12,22 +12,25 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embedpool.errors import ModelError
 from embedpool.models import cache
 from embedpool.models.cache import Artifact, Cache, Machine, this_machine
+from embedpool.models.registry import BERT_UNCASED, BERT_UNCASED_SHA256
 from embedpool.models.resolve import Source
 from embedpool.models.spec import ModelSpec
-from embedpool.models.tokenizer import BERT_UNCASED, BERT_UNCASED_SHA256
 from embedpool.router.cost import CHARS_PER_TOKEN, ROW_UNITS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from embedpool.models.build.complete import Completed
+    from embedpool.models.tokenizer import Tokenizer
 
 BUILD = 1  # raised when the same source comes to give other vectors
 SAME = 0.9999  # cosine of the optimised graph to the one it was made from: only rounding may differ
@@ -199,7 +202,7 @@ def _make(
 
 
 @contextlib.contextmanager
-def _workshop(directory: Path) -> Any:
+def _workshop(directory: Path) -> Iterator[Path]:
     """A place for files that do not stay."""
     workshop = directory / "workshop"
     workshop.mkdir()
@@ -209,7 +212,7 @@ def _workshop(directory: Path) -> Any:
         shutil.rmtree(workshop, ignore_errors=True)
 
 
-def _graph(source: Source, target: Path) -> Any:
+def _graph(source: Source, target: Path) -> Completed:
     """The source's graph in the one form of `build.complete`, stored at `target` with its data."""
     from embedpool.models.build import complete, family
     from embedpool.models.build.tail import Tail, dense_of
@@ -241,7 +244,7 @@ def _place(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _tokenizer(source: Source) -> tuple[Any, int]:
+def _tokenizer(source: Source) -> tuple[Tokenizer, int]:
     from embedpool.models.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(source.tokenizer, source.max_tokens, lowercase=source.lowercase)

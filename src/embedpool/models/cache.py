@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,7 @@ def runtime_version() -> str:
     for name in ("onnxruntime", "onnxruntime-gpu"):
         with contextlib.suppress(PackageNotFoundError):
             return version(name)
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
+    return version(packages_distributions()["onnxruntime"][0])  # a build under another name; looks at every package
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from embedpool.models.spec import Pooling
 
+BERT_UNCASED = "builtin:bert-base-uncased"  # the tokenizer that ships with embedpool; tokenizer.py makes it
+BERT_UNCASED_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"  # of its vocabulary
 PRECISIONS = ("fp32", "fp16", "q8", "q4", "uint8")
 # What exporters call the file of a precision (Optimum, transformers.js); the first that a repository has is taken.
 USUAL_FILES = {

@@ -14,8 +14,7 @@ from typing import Any
 from embedpool.errors import ModelError
 from embedpool.models import directory, hub, registry
 from embedpool.models.directory import ModelFiles
-from embedpool.models.registry import MINILM, PRECISIONS, USUAL_FILES, Known
-from embedpool.models.tokenizer import BERT_UNCASED
+from embedpool.models.registry import BERT_UNCASED, MINILM, PRECISIONS, USUAL_FILES, Known
 
 MINILM_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 MADE = ("q8", "q4")  # precisions that are made from fp32 where there is no file of them

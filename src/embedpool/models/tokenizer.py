@@ -26,9 +26,8 @@ from tokenizers.processors import TemplateProcessing
 from embedpool.errors import ModelError
 from embedpool.memory import give_back
 from embedpool.models.encoding import Cut
+from embedpool.models.registry import BERT_UNCASED, BERT_UNCASED_SHA256
 
-BERT_UNCASED = "builtin:bert-base-uncased"
-BERT_UNCASED_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 _LARGE_BYTES = 4 << 20  # of a tokenizer.json, from which giving its parser's memory back is worth the time
 PADS = ("[PAD]", "<pad>", "<|endoftext|>", "<|finetune_right_pad_id|>")
 

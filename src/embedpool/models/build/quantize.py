@@ -39,11 +39,14 @@ def quantize(model: onnx.ModelProto, source: Path, target: Path, precision: str)
 
 def _q8(source: Path, target: Path) -> onnx.ModelProto:
     import logging
+    import tempfile
 
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     # It warns of every node whose type it must be told; DefaultTensorType tells it.
     logging.disable(logging.WARNING)
+    # It writes a copy of the whole model aside, for which /tmp may be too small; the cache was looked at for room.
+    before, tempfile.tempdir = tempfile.tempdir, str(target.parent)
     try:
         quantize_dynamic(
             str(source),
@@ -57,6 +60,7 @@ def _q8(source: Path, target: Path) -> onnx.ModelProto:
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
         )
     finally:
+        tempfile.tempdir = before
         logging.disable(logging.NOTSET)
     made = onnx.load_model(str(target), load_external_data=False)
     if "MatMulInteger" not in (node.op_type for node in made.graph.node):
