@@ -6,6 +6,7 @@ in a temporary directory with files of a few bytes.
 from __future__ import annotations
 
 import fcntl
+import gc
 import hashlib
 import json
 import os
@@ -226,11 +227,11 @@ def _nothing_inside(path: Path) -> None:
         file.unlink()
 
 
-DAMAGES = [_cut, _grown, _gone, _without_note, _cut_note, _no_object, _nothing_inside]
+DAMAGES: list[Callable[[Path], None]] = [_cut, _grown, _gone, _without_note, _cut_note, _no_object, _nothing_inside]
 DAMAGES += [_noted(format=FORMAT + 1), _noted(format=None), _noted(files=None), _noted(files=["model.onnx"])]
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: getattr(damage, "__name__", ""))
 def test_what_is_not_whole_is_never_found_but_is_listed_as_damaged(store: Cache, damage: Callable[[Path], None]) -> None:
     path = _make(store).path
     damage(path)
@@ -338,6 +339,7 @@ def test_whoever_waits_is_told_once_and_sweeps_only_when_it_is_alone(store: Cach
 
 @pytest.mark.parametrize("error", [None, ModelError("no"), KeyboardInterrupt()], ids=repr)
 def test_the_lock_is_given_back_whatever_happens(store: Cache, error: BaseException | None) -> None:
+    gc.collect()  # what other tests left to it must not end in between
     descriptors = set(os.listdir("/proc/self/fd"))
     try:
         with store.locked(_nobody):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -403,7 +403,7 @@ def test_a_room_is_kept_by_any_part_of_a_record_that_is_still_held() -> None:
 def test_inline_vectors_of_any_type_are_read_only_views_of_just_the_right_number_of_bytes(dtype: Dtype) -> None:
     for rows, dim in ((1, 4), (3, 3), (2, 1)):
         whole = room_bytes(rows, dim, dtype)
-        others = {room_bytes(rows, dim, other) for other in DTYPES} - {whole}
+        others = {room_bytes(rows, dim, other) for other in get_args(Dtype)} - {whole}
         for size in (whole, whole - 1, whole + 1, whole - 4, whole + 4, 0, *others):
             core, _ = opened(0)
             ticket, message = asked(core, ["a"] * rows, options=Options(dtype=dtype, dim=dim))

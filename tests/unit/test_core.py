@@ -396,7 +396,7 @@ def test_rows_of_a_job_that_is_halved_keep_their_own_titles() -> None:
 def test_a_part_says_all_that_its_request_said_and_titles_are_only_where_they_were_given() -> None:
     made = core()
     play(made, joined(1), 0.0)
-    said = {"prompt": "Q: ", "dtype": "int8", "truncate": "left", "normalize": False, "dim": 3, "offset": 64}
+    said: dict[str, Any] = {"prompt": "Q: ", "dtype": "int8", "truncate": "left", "normalize": False, "dim": 3, "offset": 64}
     (part,) = _parts(play(made, ask(texts=["b", "aa"], **said), 0.1))
     assert part == Part("alice.segment", SEGMENT, 64, 3, (1, 0), ("aa", "b"), None, False, "left", "int8", "Q: ", ())
     (one,) = _parts(play(made, ask(2, prompt_name="document", titles=("title",)), 0.2))

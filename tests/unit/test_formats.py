@@ -70,6 +70,7 @@ def _assert_stands_for(row: Any, values: Sequence[float], dtype: Dtype) -> None:
             int(x > 0) for x in values
         ]
         return
+    bound: Any
     if dtype in CODED:
         # Half a step; and float32's own grain, which is coarse where the scale is below 1e-38.
         found, bound = dequantized(row), float(row["scale"]) * 0.50001 + 1e-42
@@ -145,10 +146,10 @@ def test_a_row_of_a_matrix_and_every_other_value_of_a_vector_are_vectors_too(dty
         assert _bytes(column, 5, dtype).tobytes() == _bytes(column.copy(), 5, dtype).tobytes()
 
 
-def test_a_range_of_codes_means_nothing_where_the_model_gives_floats() -> None:
-    for dtype in DTYPES:
-        vector = _vector(9)
-        assert _bytes(vector, 7, dtype, known=(-3.0, 5.0)).tobytes() == _bytes(vector, 7, dtype).tobytes()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_range_of_codes_means_nothing_where_the_model_gives_floats(dtype: Dtype) -> None:
+    vector = _vector(9)
+    assert _bytes(vector, 7, dtype, known=(-3.0, 5.0)).tobytes() == _bytes(vector, 7, dtype).tobytes()
 
 
 # ── not finite ───────────────────────────────────────────────────────────────────────────────────────────────────────

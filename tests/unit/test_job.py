@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from embedpool.errors import SegmentError
 from embedpool.models.spec import ModelSpec
 from embedpool.protocol import Failure, Job, Part
-from embedpool.shm.layout import DTYPES, Dtype, row_bytes
+from embedpool.shm.layout import Dtype, row_bytes
 from embedpool.shm.rows import dequantized, view
 from embedpool.worker.job import Model, Outcome, run_job
 
 DIM = 4
 SENTINEL = -77.0  # what memory holds that nobody wrote
 MAX_TOKENS = 20
+TYPES: tuple[Dtype, ...] = get_args(Dtype)
 NOTHING: dict[str, Any] = {}
 Table = NDArray[np.float32]
 
@@ -90,8 +91,8 @@ def _part(texts: Sequence[str], rows: Sequence[int] = (), segment: str = "", **c
 
 def _run(parts: Sequence[Part], encoder: Any = None, spec: Mapping[str, Any] = NOTHING, **tables: NDArray[Any]) -> Outcome:
     """`spec` has fields of the model's spec that are not the usual ones."""
-    fields = {"name": "model", "dim": DIM, "max_tokens": MAX_TOKENS, "prompts": {}, "fingerprint": "f"} | dict(spec)
-    return run_job(Job(1, tuple(parts)), Model(encoder or _encoder(), ModelSpec(**fields)), _opener(tables))
+    fields: dict[str, Any] = {"name": "model", "dim": DIM, "max_tokens": MAX_TOKENS, "prompts": {}, "fingerprint": "f"}
+    return run_job(Job(1, tuple(parts)), Model(encoder or _encoder(), ModelSpec(**(fields | dict(spec)))), _opener(tables))
 
 
 def _inline(outcome: Outcome, dim: int = DIM) -> Any:
@@ -102,7 +103,7 @@ def _failed(outcome: Outcome) -> list[tuple[int, int, str]]:
     return [(failure.part, failure.row, failure.code) for failure in outcome.failures]
 
 
-def _written(table: Table) -> list[int]:
+def _written(table: NDArray[Any]) -> list[int]:
     return [row for row in range(len(table)) if (table[row] != SENTINEL).any()]
 
 
@@ -220,12 +221,12 @@ def _assert_written(raw: NDArray[np.uint8], vectors: Sequence[Sequence[float]], 
 def test_parts_of_every_type_share_a_batch_and_each_row_lands_in_its_own_form() -> None:
     segment, encoder = np.full(512, 0xA5, np.uint8), _encoder()
     parts = [
-        _part(["aa", "bb"], [2, 0], "s", segment_bytes=512, offset=80 * i, dim=3, dtype=dtype) for i, dtype in enumerate(DTYPES)
+        _part(["aa", "bb"], [2, 0], "s", segment_bytes=512, offset=80 * i, dim=3, dtype=dtype) for i, dtype in enumerate(TYPES)
     ]
     outcome = _run(parts, encoder, s=segment)
     assert encoder.runs == [["aa", "bb"] * 6], "one batch was meant"
     assert outcome == Outcome([4] * 6)
-    for i, dtype in enumerate(DTYPES):
+    for i, dtype in enumerate(TYPES):
         width = row_bytes(3, dtype)
         for row, text in ((2, "aa"), (0, "bb")):
             start = 80 * i + row * width
@@ -236,7 +237,7 @@ def test_parts_of_every_type_share_a_batch_and_each_row_lands_in_its_own_form() 
 
 def test_inline_parts_of_every_type_lie_behind_each_other_each_in_its_own_form() -> None:
     texts = ["a", "bbb", ""]
-    order = [DTYPES[i] for i in (4, 2, 0, 5, 1, 3)]  # no row as wide as the one before
+    order = [TYPES[i] for i in (4, 2, 0, 5, 1, 3)]  # no row as wide as the one before
     payload = np.frombuffer(_run([_part(texts, dim=dim, dtype=dtype) for dim in (4, 3) for dtype in order]).payload, np.uint8)
     for dim in (4, 3):
         for dtype in order:
@@ -315,14 +316,14 @@ def test_a_prompt_may_be_any_text_and_beats_the_default_one() -> None:
     assert outcome.tokens == [5, 20, 2, 7]
 
 
-def test_each_title_stands_before_its_own_text_whatever_is_in_it() -> None:
+def test_each_title_stands_before_its_own_text_whatever_is_in_it_and_none_is_said_as_the_model_says_it() -> None:
     titles = ["{title}", "{0}{x}", "}", "", "\\1%s"]
     texts = ["a", "b{title}", "c", "d", "e"]
     encoder, spec = _encoder(), {"prompts": {"doc": "t:none|"}, "titled": {"doc": "{t}{title}|"}}
     outcome = _run([_part(texts, titles=tuple(titles), prompt_name="doc"), _part(["f"], prompt_name="doc")], encoder, spec)
     read = sorted(text for texts in encoder.runs for text in texts)
-    assert read == sorted(["{t}{title}|a", "{t}{0}{x}|b{title}", "{t}}|c", "{t}|d", "{t}\\1%s|e", "t:none|f"])
-    assert outcome.tokens == [12 + 18 + 6 + 5 + 9, 8]
+    assert read == sorted(["{t}{title}|a", "{t}{0}{x}|b{title}", "{t}}|c", "t:none|d", "{t}\\1%s|e", "t:none|f"])
+    assert outcome.tokens == [12 + 18 + 6 + 8 + 9, 8]
 
 
 def test_titles_go_with_the_default_prompt_where_no_other_is_named() -> None:
@@ -353,9 +354,9 @@ def test_parts_of_one_job_are_each_cut_on_their_own_side() -> None:
 
 def test_a_text_too_long_is_measured_with_its_prompt_and_title() -> None:
     spec = {"prompts": {"doc": ""}, "titled": {"doc": "{title}|"}}
-    fits, longer = "x" * 20, "x" * 15
+    fits, longer = "x" * 19, "x" * 15
     parts = [
-        _part([fits, longer], truncate=False, prompt_name="doc", titles=("", "12345")),
+        _part([fits, longer], truncate=False, prompt_name="doc", titles=("a", "12345")),
         _part([longer], truncate=False, prompt="123456"),
         _part([longer], truncate=False, prompt="12345"),
     ]

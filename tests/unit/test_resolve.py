@@ -65,8 +65,10 @@ class Hub:
     place: Path
     asked: list[str] = field(default_factory=list)
     graphs: list[tuple[str, ...]] = field(default_factory=list)
+    or_weights: bool = True
 
-    def download(self, hub_id: str, graphs: Sequence[str]) -> Path:
+    def download(self, hub_id: str, graphs: Sequence[str], *, or_weights: bool = True) -> Path:
+        self.or_weights = or_weights
         self.asked.append(hub_id)
         self.graphs.append(tuple(graphs))
         return self.place

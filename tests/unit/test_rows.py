@@ -172,7 +172,7 @@ def test_dequantized_values_are_code_times_scale_plus_shift_of_their_own_row(dty
         [7.0, 7.0, 7.0, 7.0],
     ]
     found = dequantized(rows)
-    assert (found.dtype, found.shape, found.tolist()) == (np.float32, (3, 4), expected)
+    assert (found.dtype.name, found.shape, found.tolist()) == ("float32", (3, 4), expected)
     assert dequantized(rows[1:]).tolist() == expected[1:]
     assert dequantized(rows[:0]).shape == (0, 4)
 
@@ -181,7 +181,7 @@ def test_one_record_is_dequantized_to_one_vector() -> None:
     rows = empty(2, 3, "int8")
     rows["values"], rows["scale"], rows["shift"] = [[1, 2, 3], [-4, 5, -6]], [0.5, 0.25], [0.0, 1.0]
     found = dequantized(rows[1])  # what embed_query gives
-    assert (found.dtype, found.shape, found.tolist()) == (np.float32, (3,), [0.0, 2.25, -0.5])
+    assert (found.dtype.name, found.shape, found.tolist()) == ("float32", (3,), [0.0, 2.25, -0.5])
 
 
 def test_dequantized_vectors_are_a_copy_and_the_records_stay_as_they_are() -> None:

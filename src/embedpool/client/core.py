@@ -106,8 +106,13 @@ class ClientCore:
         card = self.card(options.model)
         if not 0 <= options.dim <= card.dim:
             raise errors.BadDimension(f"dim {options.dim} is not from 1 to {card.dim}, the dimension of {card.name}")
-        if options.titles:
-            wire.check_texts(options.titles)
+        for name in ("prompt", "prompt_name", "model"):
+            text = getattr(options, name)
+            if text is not None and not is_unicode(text):
+                raise errors.BadRequest(f"{name} is not a string of valid Unicode text: {text!r}")
+        for i, title in enumerate(options.titles):
+            if not is_unicode(title):
+                raise errors.BadRequest(f"title {i} is not a string of valid Unicode text: {title!r}")
         return options.dim or card.dim
 
     def reserve(self, rows: int, dim: int, dtype: Dtype) -> Lease | None:
@@ -302,12 +307,23 @@ class ClientCore:
             ticket.on_done()
 
 
-def as_strings(texts: Iterable[str]) -> tuple[str, ...]:
+def is_unicode(text: object) -> bool:
+    """Whether it is a string that has a UTF-8 form."""
+    try:
+        return isinstance(text, str) and (text.isascii() or text.encode() is not None)
+    except UnicodeEncodeError:
+        return False
+
+
+def as_strings(texts: Iterable[str], what: str = "texts") -> tuple[str, ...]:
     """The texts as plain strings: children of str (numpy's, for one) are not what msgspec encodes. Raises BadRequest for one
-    string, which is a sequence of strings too."""
+    string, which is a sequence of strings too, and for what is no sequence."""
     if isinstance(texts, str):
-        raise errors.BadRequest("texts is one string: give a list of strings")
-    texts = tuple(texts)
+        raise errors.BadRequest(f"{what} is one string: give a list of strings")
+    try:
+        texts = tuple(texts)
+    except TypeError:
+        raise errors.BadRequest(f"{what} is a list of strings, not {texts!r}") from None
     if set(map(type, texts)) <= {str}:
         return texts
     return tuple(str(text) if isinstance(text, str) else text for text in texts)

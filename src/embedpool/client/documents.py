@@ -46,12 +46,16 @@ def options_of(keywords: Keywords) -> Options:
     unknown = set(keywords) - set(Keywords.__annotations__)
     if unknown:
         raise BadRequest(f"no such keyword: {', '.join(sorted(unknown))}")
-    if "titles" in keywords:
-        keywords = {**keywords, "titles": as_strings(keywords["titles"] or ())}
-    options = Options(**keywords)  # type: ignore[arg-type]  # titles are a tuple by now
-    if options.dtype not in DTYPES:
+    titles, prompt = keywords.get("titles"), keywords.get("prompt")
+    if titles is not None:
+        keywords = {**keywords, "titles": as_strings(titles, "titles")}
+    if prompt is not None:
+        (plain,) = as_strings((prompt,), "prompt")
+        keywords = {**keywords, "prompt": plain}
+    options = Options(**{**keywords, "titles": keywords.get("titles") or ()})  # type: ignore[arg-type]  # a tuple by now
+    if type(options.dtype) is not str or options.dtype not in DTYPES:
         raise BadRequest(f"dtype is one of {', '.join(DTYPES)}, not {options.dtype!r}")
-    if options.truncate not in (True, False, "left", "right"):
+    if type(options.truncate) not in (bool, str) or options.truncate not in (True, False, "left", "right"):
         raise BadRequest(f"truncate is True, False, left or right, not {options.truncate!r}")
     if not isinstance(options.prompt, str | None):
         raise BadRequest(f"prompt is a string, not {options.prompt!r}")
@@ -124,7 +128,7 @@ class Assembly:
         most = min(CHUNK_ROWS, self._limits.request_rows)
         stop = start
         while stop < len(self._texts) and stop - start < most and (stop == start or chars < CHUNK_CHARS):
-            chars += len(self._texts[stop])
+            chars += len(self._texts[stop]) + (len(self._options.titles[stop]) if self._options.titles else 0)
             stop += 1
         place = None
         if self._lease is not None:
@@ -156,8 +160,6 @@ class Assembly:
         if not chunk.ticket.placed:
             rows = self._whole()
             rows[chunk.start : chunk.start + len(chunk.texts)] = vectors
-        elif self._out is not None and self._lease is not None:
-            self._copy(chunk)  # an earlier chunk came back in another session: the whole is an ordinary array by now
         self._done += len(chunk.texts)
         if self._bar is not None:
             self._bar.update(len(chunk.texts))
@@ -168,11 +170,6 @@ class Assembly:
             assert self._lease is not None
             self._out = self._view(self._lease.offset, len(self._texts)).copy()
         return self._out
-
-    def _copy(self, chunk: Chunk) -> None:
-        assert self._lease is not None and chunk.place is not None and self._out is not None
-        rows = len(chunk.texts)
-        self._out[chunk.start : chunk.start + rows] = self._view(chunk.place[1], rows)
 
     def _view(self, offset: int, rows: int) -> Vectors:
         assert self._lease is not None

@@ -250,6 +250,9 @@ def _tokenizer(source: Source) -> tuple[Tokenizer, int]:
     tokenizer = Tokenizer(source.tokenizer, source.max_tokens, lowercase=source.lowercase)
     if source.append:
         tokenizer.append(source.append)
+    special = len(tokenizer.tokens([""], "")[0])
+    if source.max_tokens <= special:
+        raise ModelError(f"--max-tokens {source.max_tokens} leaves no room: {source.name} adds {special} tokens to every text")
     return tokenizer, tokenizer.pad_id(source.pad)
 
 

@@ -91,10 +91,11 @@ class Artifact:
     def is_whole(self) -> bool:
         """Whether every file has the size that was written down. A name that is found says the rest."""
         sizes = self.note.get("files")
-        if self.note.get("format") != FORMAT or not isinstance(sizes, dict) or "spec" not in self.note:
+        parts = (sizes, self.note.get("spec"), self.note.get("machine"))
+        if self.note.get("format") != FORMAT or not all(isinstance(part, dict) for part in parts):
             return False
         try:
-            return all((self.path / name).stat().st_size == size for name, size in sizes.items())
+            return all((self.path / name).stat().st_size == size for name, size in (sizes or {}).items())
         except OSError:
             return False
 
@@ -102,12 +103,12 @@ class Artifact:
         """Why this artifact is of no use on this machine; "" if it is."""
         if not self.is_whole():
             return "damaged, or of another version of embedpool"
-        made_for = self.note.get("machine", {})
+        made_for = self.note["machine"]
         if made_for.get("runtime") != machine.runtime:
             return f"for ONNX Runtime {made_for.get('runtime')}, here is {machine.runtime}"
-        if (made_for.get("arch"), tuple(made_for.get("features", ()))) != (machine.arch, machine.features):
+        if (made_for.get("arch"), tuple(made_for.get("features") or ())) != (machine.arch, machine.features):
             return "for another processor"
-        changed = [row["path"] for row in self.note.get("sources", ()) if not _is_unchanged(row)]
+        changed = [row["path"] for row in self.note.get("sources") or () if not _is_unchanged(row)]
         return f"made from {changed[0]}, which is gone or was changed" if changed else ""
 
 

@@ -142,7 +142,7 @@ def _modules(directory: Path) -> list[tuple[str, Path]]:
 def _pad(tokenizer: dict[str, Any]) -> str:
     """The padding token's name, "" where none is named."""
     named = tokenizer.get("pad_token") or ""
-    return str(named.get("content", "") if isinstance(named, dict) else named)
+    return str((named.get("content") or "") if isinstance(named, dict) else named)
 
 
 def _first(missing: str, *places: Path) -> Path:

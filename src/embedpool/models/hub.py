@@ -25,9 +25,9 @@ _FOLDER_FILE = re.compile(r"\d+_\w+/(config\.json|model\.safetensors|tokenizer\.
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 
-def download(hub_id: str, graphs: Sequence[str]) -> Path:
+def download(hub_id: str, graphs: Sequence[str], *, or_weights: bool = True) -> Path:
     """The directory of a snapshot of `owner/name` or `owner/name@revision`, with the first of `graphs` that the repository
-    has and its data; with model.safetensors if it has none of them.
+    has and its data; `or_weights`: with model.safetensors if it has none of them.
 
     Raises ModelError: no network and not cached, no such repository or revision, no permission, no space, none of the files.
     """
@@ -57,8 +57,8 @@ def download(hub_id: str, graphs: Sequence[str]) -> Path:
             snapshot = Path(snapshot_download(repository, revision=at, local_files_only=True, allow_patterns=texts))
         except LocalEntryNotFoundError as error:
             raise ModelError(_unreachable(hub_id)) from error
-        return _cached(snapshot, hub_id, graphs)
-    wanted = _wanted([file.rfilename for file in info.siblings or ()], hub_id, graphs)
+        return _cached(snapshot, hub_id, graphs, or_weights)
+    wanted = _wanted([file.rfilename for file in info.siblings or ()], hub_id, graphs, or_weights)
     try:
         return Path(snapshot_download(repository, revision=at, allow_patterns=wanted))
     except OSError as error:
@@ -69,23 +69,25 @@ def download(hub_id: str, graphs: Sequence[str]) -> Path:
         raise ModelError(f"{hub_id} could not be downloaded: {reason}; what has come is kept, start again") from error
 
 
-def _wanted(names: Sequence[str], hub_id: str, graphs: Sequence[str]) -> list[str]:
+def _wanted(names: Sequence[str], hub_id: str, graphs: Sequence[str], or_weights: bool) -> list[str]:
     """The names to download, of all that the repository has."""
     texts = [name for name in names if name in TEXT_FILES or _FOLDER_FILE.fullmatch(name)]
     graph = next((name for name in graphs if name in names), None)
     if graph is not None:
         data = re.compile(re.escape(graph) + r"([._]data(_\d+)?)?")
         return texts + [name for name in names if data.fullmatch(name)]
-    weights = [name for name in names if _WEIGHTS.fullmatch(name)]
+    weights = [name for name in names if _WEIGHTS.fullmatch(name)] if or_weights else []
     if not weights:
         others = ", ".join(sorted(name for name in names if name.endswith(".onnx"))) or "no ONNX file at all"
-        raise ModelError(f"{hub_id} has none of {', '.join(graphs)}, and no model.safetensors; it has {others} (--onnx-file)")
+        also = ", and no model.safetensors" if or_weights else ""
+        raise ModelError(f"{hub_id} has none of {', '.join(graphs)}{also}; it has {others} (--onnx-file)")
     return texts + weights
 
 
-def _cached(snapshot: Path, hub_id: str, graphs: Sequence[str]) -> Path:
+def _cached(snapshot: Path, hub_id: str, graphs: Sequence[str], or_weights: bool) -> Path:
     """A snapshot found without the hub; it may hold another precision's files only."""
-    if not any((snapshot / name).is_file() for name in (*graphs, "model.safetensors", "model.safetensors.index.json")):
+    weights = ("model.safetensors", "model.safetensors.index.json") if or_weights else ()
+    if not any((snapshot / name).is_file() for name in (*graphs, *weights)):
         raise ModelError(f"{hub_id} is cached, but not its {graphs[0]}, and no model hub can be reached")
     return snapshot
 

@@ -68,7 +68,7 @@ class Source:
 def resolve(wanted: Wanted) -> Source:
     """Raises ModelError with one sentence that says what is wrong with which file, or what to do."""
     name = wanted.model
-    is_directory = Path(name).is_dir()
+    is_directory = bool(name) and Path(name).is_dir()
     known = None if is_directory else registry.find(name)
     if known is not None and wanted.precision in known.refused:
         raise ModelError(f"{known.name} cannot be run in {wanted.precision}: {known.refused[wanted.precision]}")
@@ -81,10 +81,11 @@ def resolve(wanted: Wanted) -> Source:
     if wanted.model_dir or is_directory:
         place = Path(wanted.model_dir or name).resolve()
     elif known is not None or (hub.HUB_ID.fullmatch(name) and not name.startswith(".")):
-        place = hub.download(_hub_id(name, known, precision), (*graphs, *_to_make_from(wanted, known, precision)))
+        names = (*graphs, *_to_make_from(wanted, known, precision))
+        place = hub.download(_hub_id(name, known, precision), names, or_weights=not wanted.onnx_file)
     else:
-        names = ", ".join(each.name for each in registry.KNOWN)
-        raise ModelError(f"no model {name!r}: it is no directory; give one, or a hub id like owner/name, or one of {names}")
+        others = ", ".join(each.name for each in registry.KNOWN)
+        raise ModelError(f"no model {name!r}: it is no directory; give one, or a hub id like owner/name, or one of {others}")
     label = known.name if known is not None else place.name if is_directory else name.partition("@")[0]
     return _source(place, label, known, wanted, precision, graphs)
 
@@ -123,6 +124,8 @@ def _hub_id(name: str, known: Known | None, precision: str) -> str:
 def _source(place: Path, name: str, known: Known | None, wanted: Wanted, precision: str, graphs: tuple[str, ...]) -> Source:
     auto = wanted.precision == "auto" and not wanted.onnx_file
     files = directory.read(place, (*graphs, *_to_make_from(wanted, known, precision)), wanted.pooling, any_graph=auto)
+    if wanted.onnx_file and files.onnx is None:
+        raise ModelError(f"{place} has no {wanted.onnx_file}, the graph that --onnx-file names")
     is_there = files.onnx is not None and (auto or files.onnx.relative_to(place).as_posix() in graphs)
     made = precision in MADE and not is_there
     if not is_there and not made and precision != "fp32":
@@ -214,8 +217,9 @@ def _package(known: Known, wanted: Wanted) -> Source:
         name=known.name,
         onnx=onnx,
         tokenizer=BERT_UNCASED,
-        pooling=known.pooling,
+        pooling=known.pooling if wanted.pooling == "auto" else wanted.pooling.replace("none", ""),
         normalize=known.normalize,
         max_tokens=_limit(wanted.max_tokens, known.max_tokens),
+        output_range=_range(wanted.output_range),
         stated={onnx: MINILM_SHA256},
     )

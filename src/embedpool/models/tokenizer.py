@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from importlib.resources import files
@@ -20,7 +21,6 @@ from tokenizers import Tokenizer as _Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import Sequence as Processors
 from tokenizers.processors import TemplateProcessing
 
 from embedpool.errors import ModelError
@@ -74,13 +74,28 @@ class Tokenizer:
             raise ModelError(f"the tokenizer has no token {token}, with which this model's texts end")
         if self.tokens(["a"], "")[0][-1] == id:
             return
-        ending = TemplateProcessing(single=f"$A {token}", special_tokens=[(token, id)])
-        before = self._tokenizer.post_processor
-        self._tokenizer.post_processor = Processors([before, ending]) if before is not None else ending
+        data = json.loads(self._tokenizer.to_str())
+        found = data["post_processor"]
+        parts = [] if found is None else found["processors"] if found["type"] == "Sequence" else [found]
+        ending = {"SpecialToken": {"id": token, "type_id": 0}}
+        # Two templates one behind the other do not add up in this library: the one that is there is made longer.
+        template = next((part for part in parts if part["type"] == "TemplateProcessing"), None)
+        if template is None:
+            template = {"type": "TemplateProcessing", "single": [_whole("A")], "pair": [_whole("A"), _whole("B")]}
+            template["special_tokens"] = {}
+            parts.append(template)
+        template["single"].append(ending)
+        template["special_tokens"][token] = {"id": token, "ids": [id], "tokens": [token]}
+        data["post_processor"] = {"type": "Sequence", "processors": parts}
+        self._tokenizer = _Tokenizer.from_str(json.dumps(data))
 
     def save(self, path: Path) -> None:
         """Writes it as tokenizer.json, without what a text's encoding does not need."""
         path.write_text(self._tokenizer.to_str(), encoding="utf-8")
+
+
+def _whole(sequence: str) -> dict[str, object]:
+    return {"Sequence": {"id": sequence, "type_id": 0}}
 
 
 def _load(source: str) -> _Tokenizer:

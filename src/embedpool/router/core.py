@@ -154,7 +154,7 @@ class Core:
 
     def _request(self, session: Session, event: Asked, dim: int, now: float) -> Request:
         ask = event.ask
-        units = [self.cost.units(text) for text in ask.texts]
+        units = [self.cost.units(chars) for chars in _chars(ask)]
         order = sorted(range(len(units)), key=units.__getitem__)
         deadline_at = now + ask.budget_ms / 1e3
         interactive = self.rules.is_interactive(ask)
@@ -417,3 +417,11 @@ class Core:
     def check(self) -> None:
         """Raises AssertionError where a rule does not hold; see invariants.check."""
         check(self)
+
+
+def _chars(ask: Embed) -> Iterable[int]:
+    """How much the model has to read per row: the text with what is put before it. (The model's own prompts are short.)"""
+    before = len(ask.prompt or "")
+    if ask.titles:
+        return [before + len(title) + len(text) for title, text in zip(ask.titles, ask.texts, strict=True)]
+    return [before + len(text) for text in ask.texts] if before else map(len, ask.texts)

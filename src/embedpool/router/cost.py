@@ -22,8 +22,9 @@ class CostModel:
     unit_ms: float = 0.05
     _weight: float = 0.0
 
-    def units(self, text: str) -> int:
-        return min(len(text), self.max_tokens * CHARS_PER_TOKEN) + ROW_UNITS
+    def units(self, chars: int) -> int:
+        """Of a row that has so many characters."""
+        return min(chars, self.max_tokens * CHARS_PER_TOKEN) + ROW_UNITS
 
     def ms(self, units: float) -> float:
         return units * self.unit_ms

@@ -58,8 +58,9 @@ class Model:
         """The texts as the model is to read them."""
         name = self.spec.default_prompt if part.prompt_name is None else part.prompt_name
         if part.titles:
-            titled = self.spec.titled.get(name, "")
-            return [titled.replace("{title}", title) + text for title, text in zip(part.titles, part.texts, strict=True)]
+            titled, untitled = self.spec.titled.get(name, ""), self.spec.prompts.get(name, "")
+            pairs = zip(part.titles, part.texts, strict=True)
+            return [(titled.replace("{title}", title) if title else untitled) + text for title, text in pairs]
         prompt = self.spec.prompts.get(name, "") if part.prompt is None else part.prompt
         return [prompt + text for text in part.texts] if prompt else part.texts
 
