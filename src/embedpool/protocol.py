@@ -208,8 +208,11 @@ class Part(_Record, frozen=True):
 
 
 class Job(_Message, frozen=True, tag="job"):
+    """`urgent` jobs overtake others, and interrupt what a worker runs."""
+
     id: Id
     parts: tuple[Part, ...]
+    urgent: bool = False
 
 
 class Failure(_Record, frozen=True):

@@ -7,12 +7,14 @@ weights and 96 MB of vocabulary per worker.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
-from embedpool import Pool
+from embedpool import Client, Pool
 from embedpool.memory import pss_bytes
 from tests.fixtures import embeddinggemma
 from tests.support import forkserver_of, kill, wait_until, workers_of
@@ -67,3 +69,27 @@ def test_a_further_worker_shares_weights_and_vocabulary_and_starts_within_a_seco
     assert (three - one) / 2 <= FURTHER_MB, f"{one:.0f} MB with one worker, {three:.0f} MB with three"
     assert min(seconds) <= START_S, f"from the end of one worker to the next one that is ready: {seconds}"
     print(f"{precision}: {one:.0f} MB, {(three - one) / 2:.1f} MB per further worker, start {min(seconds):.2f} s")
+
+
+@pytest.mark.timeout(300)
+def test_a_query_interrupts_even_a_single_long_document(model: tuple[str, str]) -> None:
+    directory, cache = model
+    document, query = "many words of a long document " * 150, "a query"
+    with Pool(directory, workers=1, cache=cache) as pool, Client(pool.endpoint) as other:
+        alone, wanted = pool.embed([query]), pool.embed([document], timeout_s=120)
+        began = time.monotonic()
+        pool.embed([document], timeout_s=120, priority="bulk")
+        whole_s = time.monotonic() - began
+        found: list[np.ndarray] = []
+        busy = threading.Thread(target=lambda: found.append(pool.embed([document], timeout_s=120, priority="bulk")))
+        busy.start()
+        waits = []
+        for _ in range(3):
+            time.sleep(whole_s / 4)  # it is in the middle of the document
+            began = time.monotonic()
+            assert np.array_equal(other.embed([query]), alone)
+            waits.append(time.monotonic() - began)
+            assert busy.is_alive(), "the document was done before the query was asked"
+        busy.join()
+        assert np.array_equal(found[0], wanted)
+    assert sorted(waits)[1] < whole_s / 4, f"queries took {waits} s beside a document of {whole_s:.1f} s"

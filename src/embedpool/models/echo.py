@@ -32,6 +32,9 @@ class EchoEncoder:
     def run(self, rows: Sequence[Sequence[int]], width: int) -> Vectors:  # noqa: ARG002 - the protocol has it
         return np.array([echo_vector(row, self.spec.dim) for row in rows])
 
+    def interrupt(self) -> None:
+        """A run takes microseconds."""
+
 
 def _tokens(text: str, most: int, cut: Cut) -> list[int]:
     data = text.encode()

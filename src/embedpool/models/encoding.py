@@ -11,6 +11,10 @@ Vectors: TypeAlias = NDArray[Any]  # float32, or uint8 as some graphs give it
 Cut: TypeAlias = Literal["", "left", "right"]  # the side that a text loses if it is too long; "": none
 
 
+class Interrupted(Exception):
+    """A run was ended from outside; its rows have no vectors."""
+
+
 class Encoder(Protocol):
     """What a worker needs of a model."""
 
@@ -18,4 +22,8 @@ class Encoder(Protocol):
         """Token ids per text; at most the model's maximum unless `cut` is ""."""
 
     def run(self, rows: Sequence[Sequence[int]], width: int) -> Vectors:
-        """float32 or uint8[len(rows), dim], one vector per row as the model gives it. No row is longer than `width`."""
+        """float32 or uint8[len(rows), dim], one vector per row as the model gives it. No row is longer than `width`. Raises
+        Interrupted."""
+
+    def interrupt(self) -> None:
+        """Ends the run that another thread is in, if any, soon."""

@@ -16,12 +16,14 @@ Rules
    ends. A job that its worker had not begun is no suspect (a worker may be dead before it is known to be), unless that
    happens MOST_LOSSES times.
 5. Answers from workers that are gone, and for jobs that were given away, change nothing.
-6. What waits is bounded in rows and bytes; what runs is at most DEPTH jobs per worker. What nobody wants any more (refused,
-   or its client gone) waits nowhere.
+6. What waits is bounded in rows and bytes; what runs is at most DEPTH jobs of each class per worker. What nobody wants any
+   more (refused, or its client gone) waits nowhere.
+7. Interactive work waits for no bulk job: it goes to the worker with the least of its kind, which interrupts what it runs.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 
@@ -47,11 +49,11 @@ from embedpool.router.events import (
     SendJob,
 )
 from embedpool.router.invariants import check
-from embedpool.router.queue import Queue
+from embedpool.router.queue import Line, Queue
 from embedpool.router.state import Counters, Job, Request, Session, Slice, Worker
 from embedpool.shm.layout import room_bytes, row_bytes
 
-DEPTH = 2  # one job running, one ahead, so that a worker never waits for the router's round trip (about 150 us)
+DEPTH = 2  # of each class: one job running, one ahead, so that a worker never waits for the router's round trip (150 us)
 SWEEP_S = 0.1  # how often requests are looked at for having expired and workers for being hung
 HANG_FACTOR = 20.0  # a job is hung after this many times its estimate, and never before `hang_s`
 MAX_JOB_ROWS = 256
@@ -244,9 +246,10 @@ class Core:
 
     def _expire(self, now: float, out: list[Action]) -> None:
         for number, worker in self.workers.items():
-            if worker.jobs and not worker.killed and now >= worker.jobs[0].hung_at:
+            hung = next((job for job in worker.jobs if now >= job.hung_at), None)
+            if hung is not None and not worker.killed:
                 worker.killed = True
-                out.append(Kill(number, f"no answer to a job of {worker.jobs[0].rows()} rows"))
+                out.append(Kill(number, f"no answer to a job of {hung.rows()} rows"))
         self._sweep_at = now + SWEEP_S
         again = (piece.request for job in self.retries for piece in job.slices)
         for request in [r for r in dict.fromkeys((*self.queue, *again)) if r.deadline_at <= now]:
@@ -260,35 +263,58 @@ class Core:
     # ── jobs ──
 
     def _dispatch(self, now: float, out: list[Action]) -> None:
-        for depth in range(DEPTH):  # first give every idle worker one job, then one ahead to each
-            for number, worker in self.workers.items():
-                if not (self.queue or self.retries):
-                    return
-                if len(worker.jobs) == depth and not worker.killed:
-                    job = self._next()
-                    if job is not None:
-                        self._give(number, worker, job, now, out)
+        """First what is interactive (rule 7), then every worker is kept busy with the rest."""
+        for urgent in (True, False):
+            while self._waits(urgent):
+                number = self._least_busy(urgent)
+                job = self._next(urgent) if number else None
+                if job is None:
+                    break
+                self._give(number, self.workers[number], job, now, out)
 
-    def _next(self) -> Job | None:
-        if self.retries:
-            return self.retries.popleft()
-        slices = self.queue.take(self.cost, self.rules.slice_ms, MAX_JOB_ROWS)
+    def _waits(self, urgent: bool) -> bool:
+        return bool(self._line(urgent)) or any(job.urgent == urgent for job in self.retries)
+
+    def _line(self, urgent: bool) -> Line:
+        return self.queue.interactive if urgent else self.queue.bulk
+
+    def _least_busy(self, urgent: bool) -> int:
+        """The worker with room for such a job that has the fewest of its kind, then the least to do at all; 0 for none."""
+        best, least = 0, (DEPTH, 0)
+        for number, worker in self.workers.items():
+            if not worker.killed:
+                busy = (sum(job.urgent == urgent for job in worker.jobs), sum(job.units for job in worker.jobs))
+                if busy < least:
+                    best, least = number, busy
+        return best
+
+    def _next(self, urgent: bool) -> Job | None:
+        for job in self.retries:
+            if job.urgent == urgent:
+                self.retries.remove(job)
+                return job
+        slices = self.queue.take(self._line(urgent), self.cost, self.rules.slice_ms, MAX_JOB_ROWS)
         for piece in slices:
             piece.request.in_jobs += 1
-        return self._job(slices) if slices else None
+        return self._job(slices, urgent) if slices else None
 
-    def _job(self, slices: list[Slice], deaths: int = 0) -> Job:
+    def _job(self, slices: list[Slice], urgent: bool, deaths: int = 0) -> Job:
         self._next_job += 1
-        return Job(self._next_job, slices, deaths)
+        return Job(self._next_job, slices, urgent, deaths)
 
     def _give(self, number: int, worker: Worker, job: Job, now: float, out: list[Action]) -> None:
-        worker.jobs.append(job)
-        if len(worker.jobs) == 1:
-            self._start_clock(job, now)
+        job.hung_at = math.inf
+        if job.urgent:  # it overtakes what is not
+            place = sum(other.urgent for other in worker.jobs)
+            worker.jobs.insert(place, job)
+        else:
+            worker.jobs.append(job)
+        self._start_clock(worker.jobs[0], now)
         self.counters.jobs += 1
-        out.append(SendJob(number, wire.Job(job.id, tuple(self._part(s) for s in job.slices))))
+        out.append(SendJob(number, wire.Job(job.id, tuple(self._part(s) for s in job.slices), job.urgent)))
 
     def _start_clock(self, job: Job, now: float) -> None:
+        """The job runs now, or goes on after another one."""
         estimate_s = self.cost.ms(job.units) / 1e3
         job.hung_at = now + max(self.rules.hang_s, HANG_FACTOR * estimate_s)
         if estimate_s < SOON_S:
@@ -315,10 +341,11 @@ class Core:
 
     def _finished(self, event: Finished, now: float, out: list[Action]) -> None:
         worker = self.workers.get(event.worker)
-        if worker is None or not worker.jobs or worker.jobs[0].id != event.done.id:
+        job = next((job for job in worker.jobs if job.id == event.done.id), None) if worker else None
+        if worker is None or job is None:
             self.counters.late_answers += 1
             return
-        job = worker.jobs.popleft()
+        worker.jobs.remove(job)
         if worker.jobs:
             self._start_clock(worker.jobs[0], now)
         worker.jobs_done += 1
@@ -406,7 +433,7 @@ class Core:
             slices = [Slice(request, tuple(rows)) for request, rows in rows_of.items()]
             for piece in slices:
                 piece.request.in_jobs += 1
-            halves.append(self._job(slices, deaths=1))
+            halves.append(self._job(slices, job.urgent, deaths=1))
         return halves
 
     def _poison(self, piece: Slice, out: list[Action]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from embedpool.router.core import Core
 
-MOST_JOBS = 2  # core.DEPTH, stated again so that a change there is noticed here
+MOST_JOBS = 2  # of each class: core.DEPTH, stated again so that a change there is noticed here
 
 
 def check(core: Core) -> None:
@@ -15,7 +15,9 @@ def check(core: Core) -> None:
     given = [job for worker in core.workers.values() for job in worker.jobs] + list(core.retries)
     assert len({job.id for job in given}) == len(given), "a job is in two places"
     for worker in core.workers.values():
-        assert len(worker.jobs) <= MOST_JOBS
+        urgent = [job.urgent for job in worker.jobs]
+        assert urgent.count(True) <= MOST_JOBS and urgent.count(False) <= MOST_JOBS
+        assert urgent == sorted(urgent, reverse=True), "a job that is not urgent is before one that is"
     held: dict[tuple[int, int], int] = {}
     for job in given:
         for piece in job.slices:

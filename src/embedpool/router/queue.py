@@ -2,7 +2,8 @@
 
 Rules
 1. A row waits in exactly one place: its request's `waiting`, or one job.
-2. Interactive work goes first, but of any AGEING consecutive jobs with both kinds waiting, one is bulk: neither starves.
+2. The two classes are two lines. Which of them a worker is given from is the core's business, and which job runs first the
+   worker's (worker.turns): an urgent one overtakes, but a bulk micro-batch gives way a few times only, so neither starves.
 3. Within a class, sessions take turns, a job's rows each; within a session, requests go in the order of their arrival.
 4. A job is at most `slice_ms` of estimated work, except a single row that alone is more.
 5. Rows of one request are handed out longest first, so that rows of like length share a job and little is padded.
@@ -16,8 +17,6 @@ from dataclasses import dataclass, field
 
 from embedpool.router.cost import CostModel
 from embedpool.router.state import Request, Session, Slice
-
-AGEING = 4
 
 
 @dataclass(slots=True)
@@ -62,7 +61,6 @@ class Queue:
     units: int = 0
     interactive_units: int = 0
     nbytes: int = 0
-    _since_bulk: int = 0
 
     def __bool__(self) -> bool:
         return self.requests > 0
@@ -85,9 +83,8 @@ class Queue:
         request.waiting.clear()
         self._leave(request)
 
-    def take(self, cost: CostModel, slice_ms: float, max_rows: int) -> list[Slice]:
-        """The next job's rows; empty when nothing waits."""
-        line = self._next_line()
+    def take(self, line: Line, cost: CostModel, slice_ms: float, max_rows: int) -> list[Slice]:
+        """The rows of the line's next job; empty when nothing waits."""
         slices: list[Slice] = []
         room_ms, room_rows = slice_ms, max_rows
         while line and room_rows:
@@ -109,15 +106,6 @@ class Queue:
         if line and slices and line.first().session is slices[0].request.session:
             line.next_turn()
         return slices
-
-    def _next_line(self) -> Line:
-        if not self.bulk:
-            return self.interactive
-        if self.interactive and self._since_bulk < AGEING - 1:
-            self._since_bulk += 1
-            return self.interactive
-        self._since_bulk = 0
-        return self.bulk
 
     def _line(self, request: Request) -> Line:
         return self.interactive if request.interactive else self.bulk

@@ -184,7 +184,6 @@ class Server:
             except ProtocolError as error:
                 refusal = Refused(error.request, error.code, error.message, row=error.row)
                 self._send(self.clients, sender, wire.encode(refusal))
-                os.sched_yield()  # awake for the answer, but not in the way of the worker that computes it
                 continue
             self._from_client(sender, message, len(frame))
         return READ_AT_ONCE

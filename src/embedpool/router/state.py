@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -55,14 +56,16 @@ class Slice:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """`deaths` counts the workers that died while they ran it, `losses` those that were lost before they began it."""
+    """`deaths` counts the workers that died while they ran it, `losses` those that were lost before they began it. `urgent`:
+    its rows are interactive, and it overtakes what is not."""
 
     id: int
     slices: list[Slice]
+    urgent: bool
     deaths: int = 0
     losses: int = 0
     units: int = 0
-    hung_at: float = 0.0
+    hung_at: float = math.inf
 
     def __post_init__(self) -> None:
         self.weigh()
@@ -87,7 +90,7 @@ class Job:
 
 @dataclass(slots=True)
 class Worker:
-    jobs: deque[Job] = field(default_factory=deque)  # the first is running
+    jobs: deque[Job] = field(default_factory=deque)  # in the order in which they are run, as far as that is known
     killed: bool = False
     jobs_done: int = 0
     rows_done: int = 0

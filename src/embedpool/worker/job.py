@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedpool.errors import BadDimension, EmbedpoolError, EncodeFailed, ProtocolError, TextTooLong
-from embedpool.models.encoding import Cut, Encoder
+from embedpool.models.encoding import Cut, Encoder, Vectors
 from embedpool.models.spec import ModelSpec
 from embedpool.protocol import Failure, Job, Part
 from embedpool.shm.layout import fits, row_bytes
@@ -27,6 +27,7 @@ from embedpool.worker.formats import NotFinite, write
 log = logging.getLogger("embedpool.worker")
 
 Place = NDArray[np.uint8]  # the bytes of one row
+Run = Callable[[Sequence[Sequence[int]], int], Vectors]
 
 
 @dataclass(slots=True)
@@ -65,8 +66,10 @@ class Model:
         return [prompt + text for text in part.texts] if prompt else part.texts
 
 
-def run_job(job: Job, model: Model, open_segment: Callable[[str, int], Any]) -> Outcome:
-    """Writes every row's vector. `open_segment(name, bytes)` gives the mapping, with a method room(offset, bytes)."""
+def run_job(job: Job, model: Model, open_segment: Callable[[str, int], Any], run: Run | None = None) -> Outcome:
+    """Writes every row's vector. `open_segment(name, bytes)` gives the mapping, with a method room(offset, bytes). `run` is
+    called in place of the encoder's."""
+    run = run or model.encoder.run
     outcome = Outcome([0] * len(job.parts))
     rows: list[_Row] = []
     inline: list[Place] = []
@@ -79,7 +82,7 @@ def run_job(job: Job, model: Model, open_segment: Callable[[str, int], Any]) -> 
         except EmbedpoolError as error:
             outcome.failures += [Failure(number, max(row, 0), error.code, error.message) for row in part.rows]
     for batch in micro_batches([len(row.tokens) for row in rows], alone=model.spec.one_by_one):
-        _run([rows[i] for i in batch.rows], batch.width, model, outcome)
+        _run([rows[i] for i in batch.rows], batch.width, model, run, outcome)
     outcome.payload = b"".join(places.tobytes() for places in inline)
     return outcome
 
@@ -129,14 +132,14 @@ def _tokens(encoder: Encoder, texts: Sequence[str], cut: Cut) -> Sequence[list[i
     return [ids for text in texts for ids in _tokens(encoder, [text], cut)]
 
 
-def _run(batch: list[_Row], width: int, model: Model, out: Outcome) -> None:
+def _run(batch: list[_Row], width: int, model: Model, run: Run, out: Outcome) -> None:
     try:
-        vectors = model.encoder.run([row.tokens for row in batch], width)
+        vectors = run([row.tokens for row in batch], width)
     except Exception:  # whatever the runtime raises, the worker lives on and the rows are answered
         log.exception("a run of %d rows of %d tokens raised", len(batch), width)
         if len(batch) > 1:
             for row in batch:
-                _run([row], len(row.tokens), model, out)
+                _run([row], len(row.tokens), model, run, out)
             return
         reason = f"the model could not be run on text {batch[0].row}: see the worker's log"
         _failed(out, batch[0].number, batch[0].row, EncodeFailed.code, reason)

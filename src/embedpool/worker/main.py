@@ -19,7 +19,7 @@ from pathlib import Path
 import zmq
 
 from embedpool import protocol as wire
-from embedpool.edge import SOON_S, stay_awake
+from embedpool.edge import SOON_S
 from embedpool.errors import ModelError
 from embedpool.lifeline import end_with
 from embedpool.models.encoding import Encoder
@@ -27,8 +27,10 @@ from embedpool.models.spec import ModelSpec
 from embedpool.router.cost import CHARS_PER_TOKEN, ROW_UNITS
 from embedpool.shm.segment import WriteMap
 from embedpool.worker.forkserver import Fork, run
+from embedpool.worker.inbox import Inbox
 from embedpool.worker.job import Model, run_job
 from embedpool.worker.spec import WorkerSpec
+from embedpool.worker.turns import Turns
 
 log = logging.getLogger("embedpool.worker")
 
@@ -50,49 +52,81 @@ def load(spec: ModelSpec) -> MakeEncoder:
     return lambda threads: OnnxEncoder(spec, threads, tokenizer)
 
 
+class Worker:
+    """One worker's life. Each job's id is written to `record_fd` before it is begun: after a sudden death, that is what tells
+    the job that caused it from those that were merely on their way."""
+
+    def __init__(self, spec: WorkerSpec, record_fd: int, encoder: Encoder, cores: frozenset[int]) -> None:
+        self.spec = spec
+        self.model = Model(encoder, spec.model)
+        self.unit_ms = warm_up(encoder, spec.model)
+        self.sock = _connect(spec)
+        self.inbox = Inbox(self.sock, encoder.interrupt, cores)
+        self.turns = Turns(self.inbox, encoder, self._urgent)
+        self.maps: dict[str, WriteMap] = {}
+        self.directory = Path(spec.segments)
+        self.record_fd = record_fd
+        self.current: wire.Job | None = None
+        self.urgent_s = 0.0  # spent on urgent jobs, ever
+
+    def run(self) -> None:
+        """Until the process is ended."""
+        awake_until = 0.0
+        while True:
+            match self.inbox.next(awake_until):
+                case wire.Job() as job:
+                    took_s = self._do(job)
+                    awake_until = time.perf_counter() + SOON_S if took_s < SOON_S else 0.0
+                case wire.Forget() as forget:
+                    for name in forget.segments:
+                        self.maps.pop(name, None)
+                case wire.Who():
+                    # A new router, or our first: whatever was mapped belonged to sessions of the one before.
+                    self.maps.clear()
+                    self._send([wire.encode(wire.Ready(self.spec.worker, os.getpid(), self.unit_ms))])
+                case other:
+                    log.error("a router does not send %s", type(other).__name__)
+
+    def _do(self, job: wire.Job) -> float:
+        """Runs one job and answers it; the seconds that it took, without those of jobs that overtook it."""
+        self._begun(job)
+        self.current = job
+        began, others_s = time.perf_counter(), self.urgent_s
+        outcome = run_job(job, self.model, self._open_segment, None if job.urgent else self.turns.run)
+        took_s = time.perf_counter() - began - (self.urgent_s - others_s)
+        done = wire.Done(job.id, took_s * 1e3, tuple(outcome.tokens), tuple(outcome.failures))
+        self._send([wire.encode(done), outcome.payload] if outcome.payload else [wire.encode(done)])
+        return took_s
+
+    def _urgent(self, job: wire.Job) -> None:
+        overtaken, began = self.current, time.perf_counter()
+        self._do(job)
+        if overtaken is not None:
+            self._begun(overtaken)
+        self.current = overtaken
+        self.urgent_s += time.perf_counter() - began
+
+    def _begun(self, job: wire.Job) -> None:
+        os.pwrite(self.record_fd, job.id.to_bytes(8, "little"), 0)
+
+    def _open_segment(self, name: str, size: int) -> WriteMap:
+        if name not in self.maps:
+            self.maps[name] = WriteMap(self.directory, name, size)
+        return self.maps[name]
+
+    def _send(self, frames: list[bytes]) -> None:
+        with contextlib.suppress(zmq.Again):  # the router is gone; the next one does not know of what this is about
+            self.sock.send_multipart(frames, zmq.NOBLOCK)
+
+
 def serve(spec: WorkerSpec, record_fd: int, make_encoder: MakeEncoder) -> None:
-    """Runs until the process is ended. Each job's id is written to `record_fd` before it is begun: after a sudden death, that
-    is what tells the job that caused it from those that were merely on their way. Raises ModelError."""
+    """Runs until the process is ended. Raises ModelError."""
+    cores = frozenset(os.sched_getaffinity(0))
     if spec.cores:
         os.sched_setaffinity(0, spec.cores)  # before the session is created: its threads inherit the mask
-    encoder = make_encoder(spec.threads)
-    unit_ms = warm_up(encoder, spec.model)
-    model = Model(encoder, spec.model)
-    maps: dict[str, WriteMap] = {}
-    directory = Path(spec.segments)
-
-    def open_segment(name: str, size: int) -> WriteMap:
-        if name not in maps:
-            maps[name] = WriteMap(directory, name, size)
-        return maps[name]
-
+    worker = Worker(spec, record_fd, make_encoder(spec.threads), cores)
     gc.freeze()  # what was imported and loaded lives for ever: keep the collector from walking it
-    sock = _connect(spec)
-    awake_until = 0.0
-    while True:
-        stay_awake(sock, awake_until)
-        match wire.decode(sock.recv()):
-            case wire.Job() as job:
-                os.pwrite(record_fd, job.id.to_bytes(8, "little"), 0)
-                started = time.perf_counter()
-                outcome = run_job(job, model, open_segment)
-                ended = time.perf_counter()
-                ms = (ended - started) * 1e3
-                awake_until = ended + SOON_S if ended - started < SOON_S else 0.0
-                done = wire.Done(job.id, ms, tuple(outcome.tokens), tuple(outcome.failures))
-                frames = [wire.encode(done), outcome.payload] if outcome.payload else [wire.encode(done)]
-                with contextlib.suppress(zmq.Again):  # the router is gone; the next one does not know the job
-                    sock.send_multipart(frames, zmq.NOBLOCK)
-            case wire.Forget() as forget:
-                for name in forget.segments:
-                    maps.pop(name, None)
-            case wire.Who():
-                # A new router, or our first: whatever was mapped belonged to sessions of the one before.
-                maps.clear()
-                with contextlib.suppress(zmq.Again):
-                    sock.send(wire.encode(wire.Ready(spec.worker, os.getpid(), unit_ms)), zmq.NOBLOCK)
-            case other:
-                log.error("a router does not send %s", type(other).__name__)
+    worker.run()
 
 
 def _connect(spec: WorkerSpec) -> zmq.Socket[bytes]:
