@@ -23,7 +23,15 @@ ROOT = Path(embedpool.__file__).parent
 MODULES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
 
 PLACES = {
-    "zmq": {"client/link.py", "client/sync.py", "client/aio.py", "edge.py", "router/server.py", "worker/main.py"},
+    "zmq": {
+        "client/link.py",
+        "client/sync.py",
+        "client/aio.py",
+        "edge.py",
+        "router/server.py",
+        "worker/inbox.py",
+        "worker/main.py",
+    },
     "onnxruntime": {"models/encoder.py", "models/build/quantize.py"},
     "onnx": {
         "models/build/complete.py",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from embedpool.protocol import Done, Failure, ModelCard, Part, Refused, Vectors
+from embedpool.router.core import MOST_POISON
 from embedpool.router.events import (
     CancelAsked,
     Closed,
@@ -546,3 +547,35 @@ def test_a_job_that_ends_workers_before_they_can_say_that_they_began_it_is_found
             break
     assert answers == [(ALICE, 1, "poison_row")]
     assert worker <= 8
+
+
+# ── poison that comes again ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_row_that_ended_its_workers_is_refused_at_once_when_it_comes_again_and_tried_after_a_while() -> None:
+    made = core()
+    play(made, ask(1, ["poison"], prompt="p "), 0.0)
+    for worker in (1, 2):
+        play(made, joined(worker), 0.1)
+        actions = play(made, lost(made, worker), 0.2)
+    assert replies(actions) == [(ALICE, 1, "poison_row")]
+    play(made, joined(3), 0.3)
+    (again,) = play(made, ask(2, ["fine", "poison"], session=BOB, prompt="p "), 0.4)
+    assert isinstance(again, Reply) and isinstance(again.message, Refused)
+    assert (again.message.code, again.message.row) == ("poison_row", 1)
+    for number, other in enumerate((ask(3, ["poison"]), ask(4, ["poison"], prompt="q "), ask(5, ["poison "], prompt="p "))):
+        assert replies(play(made, other, 0.5 + number)) == [], "another text for the model"
+    assert (BOB, 6, "poison_row") not in replies(play(made, ask(6, ["poison"], session=BOB, prompt="p "), 700.0))
+
+
+def test_how_many_such_rows_are_remembered_is_bounded() -> None:
+    made = core()
+    play(made, joined(0), 0.0)
+    worker = 0
+    for n in range(MOST_POISON + 5):
+        play(made, ask(n + 1, [f"poison {n}"]), 1.0)
+        while made.sessions[ALICE].open:
+            play(made, lost(made, worker), 1.0)
+            worker += 1
+            play(made, joined(worker), 1.0)
+    assert len(made.poison) == MOST_POISON

@@ -224,7 +224,7 @@ def test_parts_of_every_type_share_a_batch_and_each_row_lands_in_its_own_form() 
         _part(["aa", "bb"], [2, 0], "s", segment_bytes=512, offset=80 * i, dim=3, dtype=dtype) for i, dtype in enumerate(TYPES)
     ]
     outcome = _run(parts, encoder, s=segment)
-    assert encoder.runs == [["aa", "bb"] * 6], "one batch was meant"
+    assert encoder.runs == [["aa", "bb"]], "each text is computed once, for all six forms"
     assert outcome == Outcome([4] * 6)
     for i, dtype in enumerate(TYPES):
         width = row_bytes(3, dtype)
@@ -348,7 +348,7 @@ def test_a_text_is_cut_on_the_side_that_was_asked_for(truncate: Any, cut: str, k
 def test_parts_of_one_job_are_each_cut_on_their_own_side() -> None:
     text, encoder = "a" * 10 + "m" * 10 + "z" * 10, _encoder()
     outcome = _run([_part([text], truncate=side) for side in ("left", True, False, "right")], encoder)
-    assert encoder.runs == [[text[10:], text[:20], text[:20]]]
+    assert encoder.runs == [[text[10:], text[:20]]], "True is right: both read the same"
     assert (_failed(outcome), outcome.tokens) == ([(2, 0, "too_long")], [20, 20, 0, 20])
 
 
@@ -370,7 +370,7 @@ def test_a_text_too_long_is_measured_with_its_prompt_and_title() -> None:
 
 
 def test_rows_of_a_model_whose_values_depend_on_the_batch_run_alone_at_their_own_width() -> None:
-    encoder, texts = _encoder(), ["aaa", "bb", "", "ccc", "bb"]
+    encoder, texts = _encoder(), ["aaa", "bb", "", "ccc", "ee"]
     outcome = _run([_part(texts), _part(["dd"], dim=2)], encoder, {"one_by_one": True})
     assert sorted(zip(encoder.widths, encoder.runs, strict=True)) == sorted((max(len(t), 1), [t]) for t in [*texts, "dd"])
     assert np.frombuffer(outcome.payload, np.float32).tolist() == [x for t in texts for x in _vector(t)] + _vector("dd")[:2]
@@ -394,7 +394,7 @@ def test_a_text_too_long_is_cut_where_it_may_be() -> None:
 def test_a_run_that_raises_is_tried_row_by_row_and_only_the_bad_row_fails() -> None:
     table, encoder = _table(), _encoder(breaks_on=["bb"])
     outcome = _run([_part(["aa", "bb"], segment="a"), _part(["cc", "bb", "dd"], rows=[7, 8, 9])], encoder, a=table)
-    assert encoder.runs == [["aa", "bb", "cc", "bb", "dd"], ["aa"], ["bb"], ["cc"], ["bb"], ["dd"]]
+    assert encoder.runs == [["aa", "bb", "cc", "dd"], ["aa"], ["bb"], ["cc"], ["dd"]]
     assert _failed(outcome) == [(0, 1, "encode_failed"), (1, 8, "encode_failed")]
     assert not any("gives up" in failure.message for failure in outcome.failures), "the runtime's words stay in the log"
     assert table[0].tolist() == _vector("aa") and _written(table) == [0]
@@ -418,3 +418,26 @@ def test_a_text_that_the_tokenizer_cannot_read_fails_alone() -> None:
 def test_no_row_is_reported_twice() -> None:
     outcome = _run([_part(["x" * 50, "a"], rows=[0, 99], segment="a", truncate=False)], a=_table())
     assert sorted(row for _, row, _ in _failed(outcome)) == [0, 99]
+
+
+def test_equal_texts_of_a_job_are_computed_once_and_each_written_in_its_own_form() -> None:
+    table, encoder = _table(), _encoder()
+    parts = [
+        _part(["aa", "bb", "aa"], rows=[4, 5, 6], segment="a"),
+        _part(["aa"], dim=2, normalize=True),
+        _part(["a"], prompt="a"),
+    ]
+    outcome = _run(parts, encoder, a=table)
+    assert sorted(text for texts in encoder.runs for text in texts) == ["aa", "bb"], (
+        "a prompt and a text may be what another is"
+    )
+    assert table[[4, 5, 6]].tolist() == [_vector("aa"), _vector("bb"), _vector("aa")]
+    found = np.frombuffer(outcome.payload, np.float32)
+    assert found[:2].tolist() == _unit(_vector("aa")[:2]) and found[2:].tolist() == _vector("aa")
+    assert outcome.tokens == [6, 2, 2], "what was asked for is counted, not what was computed"
+
+
+def test_equal_texts_that_the_model_cannot_run_are_all_refused() -> None:
+    encoder = _encoder(breaks_on=["bad"])
+    outcome = _run([_part(["bad", "good", "bad"], rows=[0, 1, 2]), _part(["bad"], rows=[9])], encoder)
+    assert sorted(_failed(outcome)) == [(0, 0, "encode_failed"), (0, 2, "encode_failed"), (1, 9, "encode_failed")]

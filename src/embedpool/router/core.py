@@ -14,7 +14,7 @@ Rules
 4. A job whose worker died while running it runs once more elsewhere; after a second death it is split and its halves run
    alone, until the row that kills is alone and its request is refused. Every death shortens the list of suspects, so this
    ends. A job that its worker had not begun is no suspect (a worker may be dead before it is known to be), unless that
-   happens MOST_LOSSES times.
+   happens MOST_LOSSES times. The row that killed is remembered for POISON_S, and refused at once if it comes again.
 5. Answers from workers that are gone, and for jobs that were given away, change nothing.
 6. What waits is bounded in rows and bytes; what runs is at most DEPTH jobs of each class per worker. What nobody wants any
    more (refused, or its client gone) waits nowhere.
@@ -58,6 +58,7 @@ SWEEP_S = 0.1  # how often requests are looked at for having expired and workers
 HANG_FACTOR = 20.0  # a job is hung after this many times its estimate, and never before `hang_s`
 MAX_JOB_ROWS = 256
 MOST_LOSSES = 6
+POISON_S, MOST_POISON = 600.0, 1024  # how long rows that ended their workers are remembered, and how many
 SOON_S = 250e-6  # edge.SOON_S, which this module must not import: it knows no socket
 
 
@@ -76,14 +77,17 @@ class Core:
         self.counters = Counters()
         self.draining = False
         self.failed = ""
+        self.poison: dict[int, float] = {}  # digests of rows that ended their workers, and until when that is remembered
         self.awake_until = 0.0  # an answer is due so soon that sleeping would take longer
         self._drained = False
+        self._now = 0.0
         self._next_job = first_job
         self._sweep_at = 0.0
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """One event's consequences. An event about a session or worker that is not known changes nothing."""
         out: list[Action] = []
+        self._now = now
         if type(event) is Asked:  # these two are nearly all events
             self._asked(event, now, out)
         elif type(event) is Finished:
@@ -167,9 +171,19 @@ class Core:
             return Refused(ask.id, "pool_failed", f"no worker can be started: {self.failed}")
         if self.draining:
             return Refused(ask.id, "draining", "the pool is stopping: ask again", retryable=True, retry_after_ms=1000)
-        return self.rules.invalid(self.model, ask, session.segment_bytes) or self.rules.too_full(
-            ask, nbytes, self.queue, session, self._backlog_ms
+        return (
+            self.rules.invalid(self.model, ask, session.segment_bytes)
+            or (self._poisoned(ask) if self.poison else None)
+            or self.rules.too_full(ask, nbytes, self.queue, session, self._backlog_ms)
         )
+
+    def _poisoned(self, ask: Embed) -> Refused | None:
+        """A row that ended its workers a while ago is not tried again: nobody can take the pool down by asking for it again."""
+        self.poison = {digest: until for digest, until in self.poison.items() if until > self._now}
+        for row in range(len(ask.texts)):
+            if _digest(ask, row) in self.poison:
+                return Refused(ask.id, "poison_row", f"text {row} ended every worker that read it a while ago", row=row)
+        return None
 
     def _backlog_ms(self) -> float:
         """Estimated time until a job given out now would start, if it had to wait for all others."""
@@ -438,12 +452,19 @@ class Core:
 
     def _poison(self, piece: Slice, out: list[Action]) -> None:
         row = piece.rows[0]
+        if len(self.poison) < MOST_POISON:
+            self.poison[_digest(piece.request.ask, row)] = self._now + POISON_S
         failure = Failure(0, row, "poison_row", f"text {row} ended every worker that read it; the other texts are fine")
         self._piece_ended(piece, failure, out)
 
     def check(self) -> None:
         """Raises AssertionError where a rule does not hold; see invariants.check."""
         check(self)
+
+
+def _digest(ask: Embed, row: int) -> int:
+    """Of a row and what is put before it. 64 bits, salted by the interpreter: nobody finds another text with the same."""
+    return hash((ask.texts[row], ask.titles[row] if ask.titles else "", ask.prompt, ask.prompt_name, ask.truncate))
 
 
 def _chars(ask: Embed) -> Iterable[int]:

@@ -81,8 +81,9 @@ def run_job(job: Job, model: Model, open_segment: Callable[[str, int], Any], run
             rows += _rows(number, part, model, _places(part, places, open_segment), outcome)
         except EmbedpoolError as error:
             outcome.failures += [Failure(number, max(row, 0), error.code, error.message) for row in part.rows]
-    for batch in micro_batches([len(row.tokens) for row in rows], alone=model.spec.one_by_one):
-        _run([rows[i] for i in batch.rows], batch.width, model, run, outcome)
+    groups = _alike(rows)
+    for batch in micro_batches([len(group[0].tokens) for group in groups], alone=model.spec.one_by_one):
+        _run([groups[i] for i in batch.rows], batch.width, model, run, outcome)
     outcome.payload = b"".join(places.tobytes() for places in inline)
     return outcome
 
@@ -117,6 +118,16 @@ def _rows(number: int, part: Part, model: Model, places: list[Place], out: Outco
     return rows
 
 
+def _alike(rows: list[_Row]) -> list[list[_Row]]:
+    """The rows in groups of the same tokens, whoever asked for them and in whatever form: each group is computed once."""
+    if len(rows) == 1:
+        return [rows]
+    groups: dict[tuple[int, ...], list[_Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.tokens), []).append(row)
+    return list(groups.values())
+
+
 def _failed(out: Outcome, part: int, row: int, code: str, reason: str) -> None:
     out.failures.append(Failure(part, row, code, reason))
 
@@ -132,19 +143,21 @@ def _tokens(encoder: Encoder, texts: Sequence[str], cut: Cut) -> Sequence[list[i
     return [ids for text in texts for ids in _tokens(encoder, [text], cut)]
 
 
-def _run(batch: list[_Row], width: int, model: Model, run: Run, out: Outcome) -> None:
+def _run(batch: list[list[_Row]], width: int, model: Model, run: Run, out: Outcome) -> None:
     try:
-        vectors = run([row.tokens for row in batch], width)
+        vectors = run([group[0].tokens for group in batch], width)
     except Exception:  # whatever the runtime raises, the worker lives on and the rows are answered
         log.exception("a run of %d rows of %d tokens raised", len(batch), width)
         if len(batch) > 1:
-            for row in batch:
-                _run([row], len(row.tokens), model, run, out)
+            for group in batch:
+                _run([group], len(group[0].tokens), model, run, out)
             return
-        reason = f"the model could not be run on text {batch[0].row}: see the worker's log"
-        _failed(out, batch[0].number, batch[0].row, EncodeFailed.code, reason)
+        for row in batch[0]:
+            reason = f"the model could not be run on text {row.row}: see the worker's log"
+            _failed(out, row.number, row.row, EncodeFailed.code, reason)
         return
-    for row, vector in zip(batch, vectors, strict=True):
+    pairs = [(row, vector) for group, vector in zip(batch, vectors, strict=True) for row in group]
+    for row, vector in pairs:
         part = row.part
         if len(vector) < part.dim:
             reason = f"{part.dim} dimensions were asked for, the model gives {len(vector)}"
