@@ -27,10 +27,10 @@ def ours() -> set[str]:
 
 def _strangers(place: Path) -> bool:
     try:
-        holder = int((place / "lock").read_text().split()[1])
+        holders = [int(lock.read_text().split()[1]) for lock in (place / "lock", *place.glob("*/lock")) if lock.exists()]
     except (OSError, ValueError, IndexError):
         return False
-    return alive(holder) and not descends(holder)
+    return any(alive(holder) and not descends(holder) for holder in holders)
 
 
 def descends(pid: int) -> bool:

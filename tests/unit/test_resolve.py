@@ -16,6 +16,7 @@ import pytest
 
 from embedpool.errors import ModelError
 from embedpool.models import registry, resolve
+from embedpool.models.hub import stated_sha256
 from embedpool.models.registry import BGE, GEMMA, KNOWN, MINILM, QWEN, USUAL_FILES, Known
 from embedpool.models.resolve import Source, Wanted
 from embedpool.models.tokenizer import BERT_UNCASED
@@ -220,7 +221,7 @@ def test_a_limit_of_tokens_can_be_lowered_and_not_raised(tmp_path: Path, wanted:
     assert _found("bge-small", max_tokens=wanted, model_dir=str(place)).max_tokens == limit
 
 
-def test_a_sha256_that_the_hub_states_is_held_to(tmp_path: Path) -> None:
+def test_what_the_hub_calls_a_large_file_is_the_sha256_that_it_states(tmp_path: Path) -> None:
     place, blobs = _plain(tmp_path / "m"), tmp_path / "blobs"
     blobs.mkdir()
     (place / "onnx").mkdir()
@@ -228,8 +229,9 @@ def test_a_sha256_that_the_hub_states_is_held_to(tmp_path: Path) -> None:
     for name, target in ((GRAPH, large), ("model.onnx", small)):
         (blobs / target).write_text("")
         (place / name).symlink_to(blobs / target)
-    assert _found(place).stated == {place / GRAPH: large}
-    assert _found(place, onnx_file="model.onnx").stated == {}
+    assert stated_sha256(place / GRAPH) == large
+    assert stated_sha256(place / "model.onnx") == ""
+    assert stated_sha256(blobs / large) == "", "a file of that name is no link of the hub's cache"
 
 
 # ── names ────────────────────────────────────────────────────────────────────────────────────────────────────────────

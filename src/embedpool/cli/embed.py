@@ -88,5 +88,14 @@ def _output(name: str) -> IO[bytes]:
 
 def _write_lines(output: IO[bytes], texts: Sequence[str], vectors: Any) -> None:
     for text, vector in zip(texts, vectors, strict=True):
-        row = {"text": text, "embedding": [float(format(x, ".8g")) for x in vector]}
+        row = {"text": text, **_as_json(vector)}
         output.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
+def _as_json(vector: Any) -> dict[str, Any]:
+    """Codes of int8 and uint8 with what they mean, bits as the bytes that they are packed in, all else as numbers."""
+    if vector.dtype.names:
+        return {"embedding": vector["values"].tolist(), "scale": float(vector["scale"]), "shift": float(vector["shift"])}
+    if vector.dtype.kind in "iu":
+        return {"embedding": vector.tolist()}
+    return {"embedding": [float(format(x, ".8g")) for x in vector]}

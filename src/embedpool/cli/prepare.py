@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from embedpool import config
@@ -22,7 +23,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     wanted = settings(arguments).wanted_model()
-    artifact = prepare(resolve(Wanted(**wanted)), Path(wanted["cache"]), lambda what: print(what, flush=True))
+    told = sys.stderr if arguments.json else sys.stdout
+    artifact = prepare(resolve(Wanted(**wanted)), Path(wanted["cache"]), lambda what: print(what, file=told, flush=True))
     spec, cosine = artifact.spec, artifact.note["cosine"]
     if arguments.json:
         print(json.dumps({**artifact.note, "path": str(artifact.path)}, indent=2))

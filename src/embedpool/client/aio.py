@@ -136,6 +136,7 @@ class AsyncClient:
         self._drop_link()
         if self._core.arena is not None:
             self._core.arena.close()
+            self._core.arena = None
         self._core.end(errors.Cancelled(CLOSED))
         self._changed.set()
 

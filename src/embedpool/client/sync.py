@@ -187,6 +187,7 @@ class Client:
             self._drop_link()
             if self._core.arena is not None:
                 self._core.arena.close()
+                self._core.arena = None
             self._core.end(errors.Cancelled(CLOSED))
 
     def __enter__(self) -> Self:

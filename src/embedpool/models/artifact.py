@@ -7,8 +7,10 @@ machine. What is loaded here is heavy; finding an artifact that exists loads non
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import time
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedpool.errors import ModelError
-from embedpool.models import cache
+from embedpool.models import cache, hub
 from embedpool.models.cache import Artifact, Cache, Machine, this_machine
 from embedpool.models.registry import BERT_UNCASED, BERT_UNCASED_SHA256
 from embedpool.models.resolve import Source
@@ -38,6 +40,7 @@ MEASURED_TOKENS = 64  # the length at which a unit of work is timed
 # Bytes on disk at the most, per byte of fp32 weights: the graph that is optimised, smaller weights made of it, and the
 # result, which holds the weights of matrix products twice (plain and packed).
 ROOM = 3.2
+FULL_BYTES = 1 << 20  # a disk with less is taken for full
 
 Report = Callable[[str], None]
 
@@ -48,7 +51,7 @@ def prepare(source: Source, root: Path, report: Report = lambda _: None) -> Arti
     Raises ModelError naming the file that is at fault: damaged, missing, not known here, no room, no permission.
     """
     store, machine = Cache(root), this_machine()
-    digests = _digests(source, store, report)
+    digests = _digests(source, store)
     fingerprint = fingerprint_of(source, digests, machine.runtime)
     name = _name(source, fingerprint, machine)
     found = store.find(name)
@@ -75,33 +78,40 @@ def prepare(source: Source, root: Path, report: Report = lambda _: None) -> Arti
 # ── what it is ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _digests(source: Source, store: Cache, report: Report) -> dict[Path, str]:
+def _digests(source: Source, store: Cache) -> dict[Path, str]:
     """sha256 of every file that decides a vector's values. Raises ModelError for one that is not as somebody stated it."""
-    files = [path for path in (source.onnx, *source.weights) if path is not None]
+    digests: dict[Path, str] = {}
     if source.onnx is not None:
-        files += _external(source.onnx)
-    files += [folder / "model.safetensors" for folder in source.dense]
+        digests[source.onnx] = _digest(source.onnx, source, store)  # before it is read for the names of its data
+        digests |= {file: _digest(file, source, store) for file in _external(source.onnx, store)}
+    others = [*source.weights, *(folder / "model.safetensors" for folder in source.dense)]
     if source.tokenizer != BERT_UNCASED:
-        files.append(Path(source.tokenizer))
-    digests = {}
-    for file in files:
-        if not file.is_file():
-            raise ModelError(f"{file} is missing: the model was not downloaded whole")
-        digests[file] = store.digest(file)
-        stated = source.stated.get(file, digests[file])
-        if digests[file] != stated:
-            report(f"{file} is damaged")
-            raise ModelError(
-                f"{file} is damaged: its sha256 is {digests[file][:16]}…, not {stated[:16]}…; delete it ({file.resolve()}) and"
-                " get it again"
-            )
-    return digests
+        others.append(Path(source.tokenizer))
+    return digests | {file: _digest(file, source, store) for file in others}
 
 
-def _external(onnx: Path) -> list[Path]:
-    """The data beside a graph, by the usual names; `complete.external_files` holds the graph to it when it is prepared."""
-    pattern = re.compile(re.escape(onnx.name) + r"[._]data(_\d+)?|" + re.escape(onnx.stem) + r"\.(data|bin|weights)")
-    return sorted(path for path in onnx.parent.iterdir() if pattern.fullmatch(path.name))
+def _digest(file: Path, source: Source, store: Cache) -> str:
+    if not file.is_file():
+        raise ModelError(f"{file} is missing: the model was not downloaded whole")
+    found = store.digest(file)
+    stated = source.stated.get(file) or hub.stated_sha256(file) or found
+    if found != stated:
+        raise ModelError(
+            f"{file} is damaged: its sha256 is {found[:16]}…, not {stated[:16]}…; delete it ({file.resolve()}) and get it again"
+        )
+    return found
+
+
+def _external(onnx: Path, store: Cache) -> list[Path]:
+    """The files in which the graph keeps its weights, by its own words. Reading it takes a library that is slow to load, so
+    they are remembered by its digest."""
+
+    def read() -> list[str]:
+        from embedpool.models.build import complete
+
+        return [file.name for file in complete.external_files(complete.read(onnx), onnx)]
+
+    return [onnx.parent / name for name in store.remembered(f"external-{store.digest(onnx)[:32]}", read)]
 
 
 def fingerprint_of(source: Source, digests: dict[Path, str], runtime: str) -> str:
@@ -150,7 +160,7 @@ def _make(
 ) -> None:
     from embedpool.models.build import complete
     from embedpool.models.build.quantize import quantize
-    from embedpool.models.encoder import GRAPH, TOKENIZER, open_session
+    from embedpool.models.encoder import GRAPH, TOKENIZER
 
     with _workshop(directory) as workshop:
         graph = workshop / GRAPH
@@ -163,9 +173,9 @@ def _make(
             whole = quantize(made.model, graph, smaller, source.quantize)
             smaller.write_bytes(whole.SerializeToString())
             one_by_one = complete.one_by_one(whole)
-            open_session(smaller, 1, optimized=directory / GRAPH)
+            _optimize(smaller, directory / GRAPH)
         else:
-            open_session(graph, 1, optimized=directory / GRAPH)
+            _optimize(graph, directory / GRAPH)
         tokenizer, pad_id = _tokenizer(source)
         tokenizer.save(directory / TOKENIZER)
         spec = ModelSpec(
@@ -199,6 +209,17 @@ def _make(
             "to": "fp32" if lossy else "itself",
         }
     cache.note(replace(spec, directory=""), machine, digests, directory, measured)
+
+
+def _optimize(graph: Path, target: Path) -> None:
+    from embedpool.models.encoder import open_session
+
+    try:
+        open_session(graph, 1, optimized=target)
+    except ModelError as error:
+        if shutil.disk_usage(target.parent).free < FULL_BYTES:  # the runtime has other words for it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
 
 
 @contextlib.contextmanager

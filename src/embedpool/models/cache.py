@@ -188,6 +188,24 @@ class Cache:
                 " room (embedpool models --clean), or give another --cache"
             )
 
+    def remembered(self, name: str, read: Callable[[], list[str]]) -> list[str]:
+        """What `read` gave when it was first asked for under this name."""
+        memory = self.root / "digests" / f"{name}.json"
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(memory.read_text())
+            if isinstance(found, list):
+                return [str(each) for each in found]
+        made = read()
+        self._remember(memory, made)
+        return made
+
+    def _remember(self, memory: Path, value: Any) -> None:
+        with contextlib.suppress(OSError):  # a cache that cannot be written forgets
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            aside = memory.with_suffix(f".{os.getpid()}")
+            aside.write_text(json.dumps(value))
+            aside.replace(memory)
+
     def digest(self, file: Path) -> str:
         """sha256 of a file, from memory if it is unchanged."""
         row = _identity(file)
@@ -200,11 +218,7 @@ class Cache:
             pass
         found = _sha256(file)
         if time.time() - file.stat().st_mtime > SETTLED_S and _identity(file) == row:
-            with contextlib.suppress(OSError):  # a cache that cannot be written forgets
-                memory.parent.mkdir(parents=True, exist_ok=True)
-                aside = memory.with_suffix(f".{os.getpid()}")
-                aside.write_text(json.dumps({**row, "sha256": found}))
-                aside.replace(memory)
+            self._remember(memory, {**row, "sha256": found})
         return found
 
 

@@ -39,7 +39,8 @@ class Source:
     """A model before it is prepared: a graph `onnx`, or `weights` with their `config`.
 
     `pooling` "": nobody says how tokens become one vector, so the graph has to do it. `quantize` "" or one of MADE.
-    `append` is a token that ends every text. `stated` holds the sha256 that a file must have, where somebody states it.
+    `append` is a token that ends every text. `stated` holds the sha256 that a file must have, where
+    the registry states it; the hub's cache states its own.
     `reference` is the same model in fp32, where that lies beside smaller weights that are to be compared with it.
     """
 
@@ -130,7 +131,6 @@ def _source(place: Path, name: str, known: Known | None, wanted: Wanted, precisi
     made = precision in MADE and not is_there
     if not is_there and not made and precision != "fp32":
         raise ModelError(f"{place} has no graph of precision {precision} ({' or '.join(graphs)}), and none is made of it here")
-    files_of = [path for path in (files.onnx, *files.weights) if path is not None]
     gemma = registry.GEMMA if known is registry.GEMMA or files.config.get("model_type") == "gemma3_text" else None
     prompts = files.prompts or (known.prompts if known else {})
     source = Source(
@@ -152,7 +152,6 @@ def _source(place: Path, name: str, known: Known | None, wanted: Wanted, precisi
         append=known.append if known else "",
         output_range=_range(wanted.output_range),
         no_float16=gemma.refused["fp16"] if gemma else "",
-        stated={path: sha256 for path in files_of if (sha256 := hub.stated_sha256(path))},
     )
     return replace(source, reference=None if made or precision == "fp32" else _reference(source, place, known))
 
