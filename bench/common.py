@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import platform
+import random
+import selectors
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from embedpool import Pool
+    import numpy as np
+
+    from embedpool import AsyncClient, Pool
     from embedpool.models.encoder import OnnxEncoder
 
 RESULTS = Path(__file__).parent / "results"
@@ -93,3 +102,180 @@ def wait_for_workers(pool: Pool, count: int) -> list[int]:
         if len(ready) >= count:
             return ready
         time.sleep(0.005)
+
+
+# ── what processes use ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """Processor time of these processes so far, all their threads (proc_pid_stat(5): utime and stime, in ticks of 10 ms)."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def busy_s() -> float:
+    """Processor time of the whole machine so far, with what the host took from it (proc_stat(5): all but idle and iowait)."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def sleep_until(at: float) -> None:
+    """Returns at that instant of time.monotonic, at once if it has passed."""
+    time.sleep(max(0.0, at - time.monotonic()))
+
+
+# ── load from processes of their own ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Load:
+    """A process that makes load: the script that asks for it, once more, with `--load` and what it is to do as JSON.
+
+    It says `ready` when it is connected, is told the instant at which to begin (time.monotonic is one clock for all
+    processes), and leaves what it saw in a file.
+    """
+
+    def __init__(self, script: str, directory: Path, **order: Any) -> None:
+        fd, path = tempfile.mkstemp(".npz", dir=directory)
+        os.close(fd)
+        self.path = Path(path)
+        command = [sys.executable, script, "--load", json.dumps(order | {"path": path})]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait_ready(self) -> Self:
+        assert self.process.stdout is not None
+        if self.process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"load {self.process.args} ended before it began, with status {self.process.wait(10)}")
+        return self
+
+    def begin(self, at: float) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{at}\n")
+        self.process.stdin.flush()
+
+    def saw(self, within_s: float) -> dict[str, np.ndarray]:
+        """Waits for its end; what it has saved. Raises where it failed: a failed run is an error, never a zero."""
+        import numpy as np
+
+        if self.process.wait(within_s):
+            raise RuntimeError(f"load {self.process.args} failed with status {self.process.returncode}")
+        with np.load(self.path) as file:
+            return dict(file)
+
+    def end(self) -> None:
+        """Ends it, if it has not ended; idempotent."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+@contextmanager
+def loads(script: str, orders: Sequence[dict[str, Any]]) -> Iterator[list[Load]]:
+    """These loads, ready to begin; ended when the block is left in any way."""
+    with tempfile.TemporaryDirectory(prefix="embedpool-bench-") as directory:
+        started = [Load(script, Path(directory), **order) for order in orders]
+        try:
+            yield [load.wait_ready() for load in started]
+        finally:
+            for load in started:
+                load.end()
+
+
+def told_to_begin() -> float:
+    """In a load: says that it is ready, and returns the instant at which it is to begin."""
+    gc.collect()
+    gc.freeze()  # a collection that walks all that was imported would count as latency
+    print("ready", flush=True)
+    return float(sys.stdin.readline())
+
+
+# ── open loop ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def arrivals(per_s: float, seconds: float, seed: int) -> list[float]:
+    """Seconds from the beginning, of a Poisson process: independent users; the same for the same seed."""
+    rng, found, at = random.Random(seed), list[float](), 0.0
+    while (at := at + rng.expovariate(per_s)) < seconds:
+        found.append(at)
+    return found
+
+
+def run_open_loop(
+    endpoint: str,
+    clients: int,
+    due_s: Sequence[float],
+    ask: Callable[[AsyncClient, int], Awaitable[str]],
+    path: str,
+) -> None:
+    """In a load: starts request i at due_s[i] after the beginning, whatever became of those before it; `ask` gives its outcome.
+
+    Saves per request `due_s`, `ms` (from the instant it was due, not from when it could be sent: waiting of the load itself
+    counts), `lag_ms` (how much of that was the load's own) and `outcome` ("done", an error's code, or see `outcome_of`); and
+    `cpu_s` of the process. Requests go to the clients in turns.
+    """
+    import numpy as np
+
+    from embedpool import AsyncClient
+    from embedpool.errors import EmbedpoolError
+
+    ms, lag_ms, outcome = np.zeros(len(due_s)), np.zeros(len(due_s)), [""] * len(due_s)
+
+    async def one(pool: AsyncClient, i: int, at: float) -> None:
+        lag_ms[i] = (time.monotonic() - at) * 1e3
+        try:
+            outcome[i] = await ask(pool, i)
+        except EmbedpoolError as error:
+            outcome[i] = outcome_of(error)
+        ms[i] = (time.monotonic() - at) * 1e3
+
+    async def all_of_them() -> float:
+        pools = [AsyncClient(endpoint, segment_bytes=4 << 20) for _ in range(clients)]
+        for pool in pools:
+            await pool.model(timeout_s=30)
+        began_at, used_s = told_to_begin(), time.process_time()
+        async with asyncio.TaskGroup() as group:
+            for i, due in enumerate(due_s):
+                await asyncio.sleep(max(0.0, began_at + due - time.monotonic()))
+                group.create_task(one(pools[i % clients], i, began_at + due))
+        used_s = time.process_time() - used_s
+        for pool in pools:
+            await pool.close()
+        return used_s
+
+    # asyncio's usual selector, epoll, counts in whole milliseconds: requests would start up to one late.
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
+        used_s = runner.run(all_of_them())
+    np.savez(path, due_s=np.array(due_s), ms=ms, lag_ms=lag_ms, outcome=np.array(outcome, "U32"), cpu_s=used_s)
+
+
+def outcome_of(error: Any) -> str:
+    """The error's code; but "no_answer" where the client stopped waiting (the pool's own word is "expired"), and another name
+    for a refusal that does not say when to ask again."""
+    if error.code == "expired" and error.message.startswith("no answer in time"):
+        return "no_answer"
+    if error.code == "overloaded" and not error.retry_after_ms:
+        return "overloaded_without_retry_after"
+    return str(error.code)
+
+
+def in_ms(values: Sequence[float]) -> dict[str, float]:
+    """Percentiles and the most, of milliseconds."""
+    found = {f"p{percent}": percentile(values, percent) for percent in (50, 95, 99)} | {"max": max(values)}
+    return {name: round(float(value), 2) for name, value in found.items()}

@@ -254,7 +254,7 @@ def with_workers(code: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_workers_that_cannot_start_end_the_pool_with_the_reason(tmp_path: Path) -> None:
     with with_workers("raise SystemExit(7)", tmp_path) as process:
-        said = process.communicate(timeout=30)[1]
+        said = process.communicate(timeout=60)[1]
         assert process.returncode == 1
         assert "exit status 7" in said
         assert not (tmp_path / "run").exists()

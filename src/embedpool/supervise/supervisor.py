@@ -182,6 +182,8 @@ class Supervisor:
 
     def _forkserver_spoke(self, forks: Forks) -> None:
         """It is ready, or gone, of which its pidfd tells; from now on it is read only where it is asked."""
+        if forks is not self._forks:
+            return  # it was lost in this very turn of the loop
         self._selector.unregister(forks)
         if forks.is_ready():
             self.forkserver.ready = True
