@@ -19,11 +19,12 @@ lint: $(VENV)/.installed
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/unit
 
-# First numbers: about eight minutes on two cores. Writes bench/results/*.json and renders bench/README.md from them.
+# First numbers: about twelve minutes on two cores. Writes bench/results/*.json and renders bench/README.md from them.
 bench: $(VENV)/.installed
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/bulk.py
 	$(BIN)/python bench/models.py
+	$(BIN)/python bench/mixed.py
 	$(BIN)/python bench/render.py
 
 $(VENV)/.installed: pyproject.toml

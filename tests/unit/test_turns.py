@@ -11,6 +11,7 @@ import pytest
 
 from embedpool import protocol as wire
 from embedpool.models.encoding import Interrupted
+from embedpool.worker.inbox import worth_interrupting
 from embedpool.worker.turns import MOST_GIVEN, Turns
 
 
@@ -95,3 +96,13 @@ def test_what_a_run_takes_is_learned_from_runs() -> None:
     for _ in range(3):
         made.run([[1] * 16], 16)
     assert 0.0 < made._token_s < 0.001
+
+
+@pytest.mark.parametrize(
+    ("done_ms", "left_ms", "worth"),
+    [(1, 11, True), (5, 7, True), (7, 5, False), (1900, 100, True), (100, 9, False), (0.1, 1.9, False), (30, 15, True)],
+)
+def test_a_run_is_interrupted_if_that_costs_less_than_the_wait_and_always_if_the_wait_is_long(
+    done_ms: float, left_ms: float, worth: bool
+) -> None:
+    assert worth_interrupting(done_ms / 1e3, left_ms / 1e3) is worth

@@ -24,7 +24,14 @@ import zmq
 from embedpool import protocol as wire
 from embedpool.edge import descriptor, has_message, stay_awake
 
-PATIENCE_S = 0.002  # a run that ends within this is not worth interrupting: what it has done would be done again
+# What an interrupted run has done is done again. So a run goes on to its end if less of it is left than is done, unless a query
+# would wait longer than this for it; and if next to nothing is left.
+PATIENCE_S, NEARLY_S = 0.010, 0.002
+
+
+def worth_interrupting(done_s: float, left_s: float) -> bool:
+    """Whether a query should end a run of which so much is done and, as expected, so much is left."""
+    return left_s > PATIENCE_S or left_s > max(done_s, NEARLY_S)
 
 
 class Inbox:
@@ -38,7 +45,7 @@ class Inbox:
         self._messages: deque[wire.Message] = deque()
         self._lock = threading.Lock()
         self._watching = False
-        self._ends_at = math.inf
+        self._began_at, self._ends_at = 0.0, math.inf
         self._go, self._stop = (os.eventfd(0, os.EFD_CLOEXEC | flag) for flag in (0, os.EFD_NONBLOCK))
         self._poll = select.poll()
         for fd in (descriptor(sock), self._stop):
@@ -74,7 +81,8 @@ class Inbox:
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="inbox", daemon=True)
             self._thread.start()
-        self._ends_at = time.perf_counter() + expected_s
+        self._began_at = time.perf_counter()
+        self._ends_at = self._began_at + expected_s
         with self._lock:
             self._watching = True
         os.eventfd_write(self._go, 1)
@@ -110,6 +118,7 @@ class Inbox:
                 os.eventfd_read(self._stop)
             if not self._watching:
                 return False
-            if self._drain() and time.perf_counter() + PATIENCE_S < self._ends_at:
+            now = time.perf_counter()
+            if self._drain() and worth_interrupting(now - self._began_at, self._ends_at - now):
                 self._interrupt()
         return True
