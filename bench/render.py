@@ -69,7 +69,7 @@ def table() -> str:
     queries = mixed["queries_ms"]
     rows += [
         (
-            f"queries beside bulk, MiniLM, {mixed['queries_per_s']:g}/s and {mixed['bulk_clients']} bulk clients: p95 to p95 alone",
+            f"{mixed['queries_per_s']:g} queries/s beside {mixed['bulk_clients']} bulk clients, MiniLM: p95 to p95 alone",
             f"{mixed['p95_ratio']:.2f} ×",
             spread(ratios),
             "≤ 2.5 ×",
