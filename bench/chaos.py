@@ -151,8 +151,8 @@ def seen(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def run(fault: str, given: argparse.Namespace, known_path: str, raw: dict[str, np.ndarray]) -> dict[str, Any]:
-    settings = {"hang_s": HANG_S} if fault == "stop" else {}
+def run(fault: str, given: argparse.Namespace, known_path: str, raw: dict[str, Any]) -> dict[str, Any]:
+    settings: dict[str, Any] = {"hang_s": HANG_S} if fault == "stop" else {}
     with Pool(MODEL, workers=given.workers, **settings) as pool:
         wait_for_workers(pool, given.workers)
         calm = one_load(pool, given, known_path, given.calm, "")
@@ -201,7 +201,7 @@ def main() -> None:
     if given.load:
         (queries_load if given.load["role"] == "queries" else bulk_load)(given.load)
         return
-    raw: dict[str, np.ndarray] = {}
+    raw: dict[str, Any] = {}
     with tempfile.NamedTemporaryFile(suffix=".npz") as file:
         known_vectors(file.name)
         runs = {fault: run(fault, given, file.name, raw) for fault in given.signals}

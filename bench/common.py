@@ -51,7 +51,7 @@ def commit() -> str:
     here = Path(__file__).parent
     found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
     # Result files and rendered pages are written by the runs themselves: they are no change to what is measured.
-    what = ["--", ".", ":!results", ":!README.md", ":!../README.md"]
+    what = ["--", ":/", ":!results", ":!README.md", ":!../README.md"]
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", *what], cwd=here, check=False).returncode
     return found.stdout.strip() + ("+" if changed else "")
 
@@ -145,7 +145,8 @@ class Load:
         fd, path = tempfile.mkstemp(".npz", dir=directory)
         os.close(fd)
         self.path = Path(path)
-        command = [sys.executable, script, "--load", json.dumps(order | {"path": path})]
+        self.order = json.dumps(order | {"path": path})
+        command = [sys.executable, script, "--load", self.order]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     @property
@@ -155,7 +156,7 @@ class Load:
     def wait_ready(self) -> Self:
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "ready\n":
-            raise RuntimeError(f"load {self.process.args} ended before it began, with status {self.process.wait(10)}")
+            raise RuntimeError(f"load {self.order} ended before it began, with status {self.process.wait(10)}")
         return self
 
     def begin(self, at: float) -> None:
@@ -168,7 +169,7 @@ class Load:
         import numpy as np
 
         if self.process.wait(within_s):
-            raise RuntimeError(f"load {self.process.args} failed with status {self.process.returncode}")
+            raise RuntimeError(f"load {self.order} failed with status {self.process.returncode}")
         with np.load(self.path) as file:
             return dict(file)
 
@@ -199,7 +200,10 @@ def loads(script: str, orders: Sequence[dict[str, Any]]) -> Iterator[list[Load]]
 
 
 def told_to_begin() -> float:
-    """In a load: says that it is ready, and returns the instant at which it is to begin."""
+    """In a load: says that it is ready; the instant at which it is to begin. From here on it ends when its script ends."""
+    from embedpool.lifeline import die_with_parent
+
+    die_with_parent()
     gc.collect()
     gc.freeze()  # a collection that walks all that was imported would count as latency
     print("ready", flush=True)
@@ -275,7 +279,8 @@ def outcome_of(error: Any) -> str:
     return str(error.code)
 
 
-def in_ms(values: Sequence[float]) -> dict[str, float]:
+def in_ms(values: Iterable[float]) -> dict[str, float]:
     """Percentiles and the most, of milliseconds."""
-    found = {f"p{percent}": percentile(values, percent) for percent in (50, 95, 99)} | {"max": max(values)}
-    return {name: round(float(value), 2) for name, value in found.items()}
+    ms = [float(value) for value in values]
+    found = {f"p{percent}": percentile(ms, percent) for percent in (50, 95, 99)} | {"max": max(ms)}
+    return {name: round(value, 2) for name, value in found.items()}

@@ -46,6 +46,7 @@ from tests.support import router_of, workers_of  # noqa: E402 - found by the pat
 
 MODEL = "minilm"
 RAMP_TOKENS = 3000  # of bulk work done before the time is taken: the queue is full by then
+LONGEST_RAMP_S = 60.0
 ORDERS = (("queries", "bulk", "both"), ("bulk", "both", "queries"), ("both", "queries", "bulk"))
 
 
@@ -126,7 +127,10 @@ def measure(pool: Pool, what: str, given: argparse.Namespace, texts: str, seed: 
         tokens = json.loads(pool.status())["counters"]["tokens"]
         for load in bulk:
             load.begin(0.0)
+        ramp_until = time.monotonic() + LONGEST_RAMP_S
         while bulk and json.loads(pool.status())["counters"]["tokens"] < tokens + RAMP_TOKENS:
+            if time.monotonic() > ramp_until or any(load.process.poll() is not None for load in bulk):
+                raise RuntimeError("the bulk clients do not get their work done")
             time.sleep(0.05)
         begin_at = time.monotonic() + 0.1
         for load in queries:
@@ -135,7 +139,9 @@ def measure(pool: Pool, what: str, given: argparse.Namespace, texts: str, seed: 
         before, load_s = usage(pool), cpu_s(load.pid for load in bulk)
         sleep_until(begin_at + given.seconds)
         used, load_s = usage(pool).since(before), cpu_s(load.pid for load in bulk) - load_s
-        found = queries[0].saw(within_s=60) if queries else {"ms": np.empty(0), "lag_ms": np.empty(0), "cpu_s": 0.0}
+        found: dict[str, Any] = {"ms": np.empty(0), "lag_ms": np.empty(0), "cpu_s": 0.0}
+        for load in queries:
+            found = load.saw(within_s=60)
     if queries and set(found["outcome"]) != {"done"}:
         raise RuntimeError(f"queries were not answered: {sorted(set(found['outcome']))}")
     time.sleep(0.5)  # what was cancelled at the end of the bulk clients runs out
@@ -221,7 +227,8 @@ def main() -> None:
         texts.flush()
         repeats = [repeat(i, given, texts.name) for i in range(given.repeats)]
     if given.raw:
-        np.savez(given.raw, **{f"{what}_{i}": phase.ms for i, found in enumerate(repeats) for what, phase in found.items()})
+        raw: dict[str, Any] = {f"{what}_{i}": phase.ms for i, found in enumerate(repeats) for what, phase in found.items()}
+        np.savez(given.raw, **raw)
     write("mixed", " ".join((__doc__ or "").split()), results(repeats, given))
 
 

@@ -101,12 +101,14 @@ def closed_load(order: dict[str, Any]) -> None:
 
 
 def refuser_load(order: dict[str, Any]) -> None:
-    """A router that gives sessions and refuses every request; until it has heard nothing for a while."""
+    """A router that gives sessions and refuses every request, until it hears nothing more."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as sock:
         sock.setsockopt(zmq.SNDHWM, 0)
         sock.bind(order["endpoint"])
         told_to_begin()
-        while sock.poll(5000):
+        patience_ms = 60_000
+        while sock.poll(patience_ms):
+            patience_ms = 3000
             sender, frame = sock.recv_multipart()[:2]
             match wire.decode(frame) if frame else None:
                 case wire.Embed(id=id):
