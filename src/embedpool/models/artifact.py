@@ -194,13 +194,7 @@ def _make(
             precision=complete.precision(whole),
             fingerprint=fingerprint,
         )
-        baseline = graph
-        if source.reference is not None:
-            report("comparing with the fp32 weights beside it")
-            baseline = workshop / "reference" / GRAPH
-            baseline.parent.mkdir()
-            _graph(source.reference, baseline)
-        spec, cosines = _tried(spec, baseline)
+        spec, cosines = _tried(spec, _baseline(source, graph, report))
         lossy = bool(source.quantize) or source.reference is not None
         if not lossy:
             _hold_to(cosines, source)
@@ -209,6 +203,17 @@ def _make(
             "to": "fp32" if lossy else "itself",
         }
     cache.note(replace(spec, directory=""), machine, digests, directory, measured)
+
+
+def _baseline(source: Source, graph: Path, report: Report) -> Path:
+    """The graph that the result is compared with: its own before it was changed, or that of the fp32 weights beside it."""
+    if source.reference is None:
+        return graph
+    report("comparing with the fp32 weights beside it")
+    baseline = graph.parent / "reference" / graph.name
+    baseline.parent.mkdir()
+    _graph(source.reference, baseline)
+    return baseline
 
 
 def _optimize(graph: Path, target: Path) -> None:

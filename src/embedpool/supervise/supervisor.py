@@ -8,6 +8,8 @@ Rules
 2. Every child that ends is either started again, at the time that policy.Restarts names, or the pool is failed.
 3. The record file names all living children at any time, so that the next start finds what a SIGKILL leaves.
 4. Leaving `run` by any path ends all children and empties the runtime directory.
+
+(Over the usual length: the rules hold over all of it. What could be told apart is: place, policy, processes, forks.)
 """
 
 from __future__ import annotations
