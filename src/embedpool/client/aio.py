@@ -10,6 +10,7 @@ import contextlib
 import time
 import weakref
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -27,6 +28,16 @@ from embedpool.edge import descriptor
 from embedpool.errors import EmbedpoolError, NotRunning, TimedOut
 from embedpool.protocol import ModelCard
 from embedpool.shm.segment import ReadMap
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Vectors as `embed` gives them, with what the pool says of them: `tokens` is how many the model read, prompts and
+    special tokens included."""
+
+    vectors: Vectors
+    tokens: int
+    fingerprint: str
 
 
 def _of(me: weakref.ref[AsyncClient], method: Callable[[AsyncClient], None]) -> None:
@@ -60,12 +71,17 @@ class AsyncClient:
 
     async def embed(self, texts: Sequence[str], *, timeout_s: float = 30.0, **keywords: Unpack[Keywords]) -> Vectors:
         """As Client.embed."""
+        return (await self.answer(texts, timeout_s=timeout_s, **keywords)).vectors
+
+    async def answer(self, texts: Sequence[str], *, timeout_s: float = 30.0, **keywords: Unpack[Keywords]) -> Answer:
+        """`embed`, for whoever has to account for the tokens."""
         options = options_of(keywords)
         deadline_at = time.monotonic() + timeout_s
         await self._connect(deadline_at)
-        found = await self._await(self._start(texts, options, deadline_at))
+        ticket = self._start(texts, options, deadline_at)
+        found = await self._await(ticket)
         assert isinstance(found, np.ndarray)
-        return found
+        return Answer(found, ticket.tokens, ticket.fingerprint)
 
     async def embed_query(self, text: str, *, timeout_s: float = 30.0, **keywords: Unpack[Keywords]) -> Vectors:
         """As Client.embed_query."""

@@ -60,6 +60,7 @@ class Ticket:
     placed: bool = False  # within a larger room: the caller makes the array
     result: Vectors | EmbedpoolError | str | None = None
     fingerprint: str = ""  # of the model that computed the result
+    tokens: int = 0  # that it read for it
     done_at: float = 0.0
     abandoned: bool = False
     waker: threading.Event | None = None
@@ -274,7 +275,7 @@ class ClientCore:
         if ticket is None:
             return
         rows, dtype = len(ticket.texts), ticket.options.dtype
-        ticket.fingerprint = vectors.fingerprint
+        ticket.fingerprint, ticket.tokens = vectors.fingerprint, vectors.tokens
         result: Vectors | EmbedpoolError | str
         if (vectors.rows, vectors.dim) != (rows, ticket.dim) or (vectors.inline and rows and ticket.lease is not None):
             result = errors.ProtocolError(f"asked for [{rows}, {ticket.dim}], got [{vectors.rows}, {vectors.dim}]")
