@@ -1,0 +1,118 @@
+"""The socket, and the server on it. A peer that sends the head of a request slowly, or without end, is hung up on: uvicorn
+bounds neither with its fast parser, and the app only sees what has a whole head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from embedpool.errors import ConfigError
+
+HEAD_S = 10.0
+HEAD_BYTES = 65_536  # h11's own limit, which uvicorn has with its slow parser
+KEEP_ALIVE_S = 95.0  # longer than clients keep idle connections (reqwest 90 s): none is closed under a request
+DRAIN_S = 30  # accepted requests may end after SIGTERM; the pool's own default
+CONNECTIONS = 4096  # beyond these, requests are answered 503
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+class Bounded(HttpToolsProtocol):
+    """uvicorn's protocol with a limit on a head's bytes and time."""
+
+    _head_bytes = 0
+    _reading_head = True
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_came()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._reading_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        self._head_came()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        self._head_came()
+        self._reading_head, self._head_bytes = True, 0
+        self._head_timer = self.loop.call_later(HEAD_S, self.transport.abort)
+
+    def _head_came(self) -> None:
+        self._reading_head = False
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+def parse_listen(listen: str) -> tuple[str, int]:
+    """(host, port) of HOST:PORT. Raises ConfigError."""
+    host, _, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or int(port[:6]) > 65_535:
+        raise ConfigError(f"--listen is HOST:PORT, as 127.0.0.1:8080, not {listen!r}")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    return host.startswith(LOOPBACK)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError when the address cannot be had."""
+    try:
+        place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(place[4][:2], family=socket.AddressFamily(place[0]), backlog=1024)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+
+def run(app: Starlette, sock: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT; what was accepted is answered first, for at most DRAIN_S."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stopped)  # uvicorn raises the signal again once it has ended
+    options: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
+    config = uvicorn.Config(
+        app,
+        http=Bounded,
+        timeout_keep_alive=KEEP_ALIVE_S,  # type: ignore[arg-type]  # passed on to call_later as it is
+        timeout_graceful_shutdown=DRAIN_S,
+        limit_concurrency=CONNECTIONS,
+        **options,
+    )
+    _Server(config, on_ready).run([sock])
+
+
+def _stopped(*_: object) -> None:
+    """Nothing more: the server has ended."""
