@@ -42,6 +42,21 @@ PLACES = {
     "huggingface_hub": {"cli/models.py", "models/hub.py"},
     "mmap": {"shm/segment.py"},
     "tokenizers": {"models/tokenizer.py"},
+    "orjson": {"bridge.py", "gateway/rendering.py"},
+    "starlette": {
+        "gateway/akidb.py",
+        "gateway/app.py",
+        "gateway/dialect.py",
+        "gateway/listening.py",
+        "gateway/openai.py",
+        "gateway/openapi.py",
+        "gateway/reading.py",
+        "gateway/rendering.py",
+        "gateway/service.py",
+        "gateway/tei.py",
+    },
+    "uvicorn": {"gateway/listening.py"},
+    "prometheus_client": {"gateway/metrics.py", "gateway/tei.py"},
 }
 PURE = [
     "client/arena.py",
@@ -63,7 +78,7 @@ PURE = [
     "worker/formats.py",
 ]
 NOT_PURE = {"asyncio", "os", "random", "secrets", "select", "selectors", "socket", "subprocess", "time", "zmq"}
-ENVIRONMENT = {"cli/serve.py", "config.py", "models/encoder.py", "models/tokenizer.py", "supervise/processes.py"}
+ENVIRONMENT = {"bridge.py", "cli/serve.py", "config.py", "models/encoder.py", "models/tokenizer.py", "supervise/processes.py"}
 # Libraries read these at their import, so they are set before it.
 WRITTEN = {"models/encoder.py": {"ORT_DISABLE_TELEMETRY"}, "models/tokenizer.py": {"TOKENIZERS_PARALLELISM"}}
 
@@ -147,6 +162,27 @@ def test_a_pure_module_builds_on_no_module_that_owns_a_socket_or_a_mapping(modul
         waiting += edges[name] - reached
     owners = {_dotted(place) for library in ("zmq", "mmap", "onnxruntime") for place in PLACES[library]}
     assert reached & owners == set()
+
+
+GATEWAY_KNOWS = re.compile(r"embedpool\.(__version__|(client|errors|gateway|lifeline|naming|protocol)(\..+)?)")
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("gateway/")])
+def test_the_gateway_is_an_ordinary_client_and_knows_nothing_behind_it(module: str) -> None:
+    ours = {name for name in _imported(ast.walk(_tree(module))) if name.partition(".")[0] == "embedpool"}
+    assert [name for name in ours if not GATEWAY_KNOWS.fullmatch(name)] == []
+
+
+def test_nothing_but_the_gateway_itself_builds_on_it() -> None:
+    """The supervisor starts it as a process of its own, so that a pool without HTTP loads nothing of it."""
+    uses = {
+        module: {
+            name for name in _imported(ast.walk(_tree(module))) if name.startswith(("embedpool.gateway", "embedpool.bridge"))
+        }
+        for module in MODULES
+        if not module.startswith("gateway/")
+    }
+    assert {module for module, names in uses.items() if names} == set()
 
 
 def test_the_product_knows_nothing_of_its_tests_and_benchmarks() -> None:
