@@ -41,14 +41,20 @@ def parser() -> argparse.ArgumentParser:
     add("--max-body-bytes", type=int, default=default.max_body_bytes, metavar="N", help="one request's body")
     add("--timeout-s", type=float, default=default.timeout_s, metavar="S", help="for requests that do not say")
     add("--max-timeout-s", type=float, default=default.max_timeout_s, metavar="S", help="the most that one may ask for")
-    add("--body-timeout-s", type=float, default=default.body_timeout_s, metavar="S", help="for a body to come in")
+    add(
+        "--receive-timeout-s",
+        type=float,
+        default=default.receive_timeout_s,
+        metavar="S",
+        help="for a head or a body to come in",
+    )
     add("--lifeline", type=int, default=-1, metavar="FD", help=argparse.SUPPRESS)
     return top
 
 
 def options(arguments: argparse.Namespace) -> Options:
     """Raises ConfigError for numbers that make no sense, and for a file of keys that cannot be read or has none."""
-    for name in ("max_client_batch_size", "max_concurrent_requests", "max_body_bytes", "timeout_s", "body_timeout_s"):
+    for name in ("max_client_batch_size", "max_concurrent_requests", "max_body_bytes", "timeout_s", "receive_timeout_s"):
         if not getattr(arguments, name) > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0")
     if not arguments.timeout_s <= arguments.max_timeout_s <= 86_400:
@@ -61,7 +67,7 @@ def options(arguments: argparse.Namespace) -> Options:
         auto_truncate=arguments.auto_truncate,
         timeout_s=arguments.timeout_s,
         max_timeout_s=arguments.max_timeout_s,
-        body_timeout_s=arguments.body_timeout_s,
+        receive_timeout_s=arguments.receive_timeout_s,
         aliases=tuple(arguments.model_alias),
         keys=keys(arguments.api_key_file) if arguments.api_key_file else (),
     )
@@ -96,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.warning("%s is reachable from other machines, and anybody there may use it: give --api-key-file", host)
     place = f"[{host}]" if ":" in host else host
     ready = f"embedpool gateway listens on http://{place}:{sock.getsockname()[1]}"
-    run(make_app(AsyncClient(arguments.endpoint), chosen), sock, lambda: print(ready, flush=True))
+    app = make_app(AsyncClient(arguments.endpoint), chosen)
+    run(app, sock, chosen.receive_timeout_s, lambda: print(ready, flush=True))
     return 0
 
 

@@ -87,7 +87,7 @@ class AkiDB:
 
     async def embed(self, request: Request) -> Response:
         most = min(MOST_BYTES, self.service.options.max_body_bytes)
-        asked = await read(request, EmbedRequest, most, self.service.options.body_timeout_s)
+        asked = await read(request, EmbedRequest, most, self.service.options.receive_timeout_s)
         texts = self.texts(asked)
         found = await self.service.embed(request, wishes(request.headers, asked, self.service.options), texts)
         plain = plain_bytes(request.headers.get("accept", ""), found)

@@ -5,6 +5,8 @@ bounds neither with its fast parser, and the app only sees what has a whole head
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -16,17 +18,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from embedpool.errors import ConfigError
 
-HEAD_S = 10.0
 HEAD_BYTES = 65_536  # h11's own limit, which uvicorn has with its slow parser
 KEEP_ALIVE_S = 95.0  # longer than clients keep idle connections (reqwest 90 s): none is closed under a request
 DRAIN_S = 30  # accepted requests may end after SIGTERM; the pool's own default
 CONNECTIONS = 4096  # beyond these, requests are answered 503
-LOOPBACK = ("127.", "::1", "localhost")
 
 
 class Bounded(HttpToolsProtocol):
     """uvicorn's protocol with a limit on a head's bytes and time."""
 
+    head_s = 10.0
     _head_bytes = 0
     _reading_head = True
     _head_timer: asyncio.TimerHandle | None = None
@@ -57,7 +58,7 @@ class Bounded(HttpToolsProtocol):
     def _expect_head(self) -> None:
         self._head_came()
         self._reading_head, self._head_bytes = True, 0
-        self._head_timer = self.loop.call_later(HEAD_S, self.transport.abort)
+        self._head_timer = self.loop.call_later(self.head_s, self.transport.abort)
 
     def _head_came(self) -> None:
         self._reading_head = False
@@ -76,7 +77,11 @@ def parse_listen(listen: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    return host.startswith(LOOPBACK)
+    """Whether only programs of this machine reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -85,7 +90,9 @@ def bind(host: str, port: int) -> socket.socket:
         place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(place[4][:2], family=socket.AddressFamily(place[0]), backlog=1024)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        # create_server puts more into strerror, and a name that is not found has a number of its own.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from error
 
 
 class _Server(uvicorn.Server):
@@ -98,14 +105,16 @@ class _Server(uvicorn.Server):
         self._on_ready()
 
 
-def run(app: Starlette, sock: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serves until SIGTERM or SIGINT; what was accepted is answered first, for at most DRAIN_S."""
+def run(app: Starlette, sock: socket.socket, head_s: float, on_ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT; what was accepted is answered first, for at most DRAIN_S. `head_s`: how long the head of
+    a request, or a connection's first one, may take to come in."""
+    protocol = type("Bounded", (Bounded,), {"head_s": head_s})
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped)  # uvicorn raises the signal again once it has ended
     options: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
     config = uvicorn.Config(
         app,
-        http=Bounded,
+        http=protocol,
         timeout_keep_alive=KEEP_ALIVE_S,  # type: ignore[arg-type]  # passed on to call_later as it is
         timeout_graceful_shutdown=DRAIN_S,
         limit_concurrency=CONNECTIONS,

@@ -91,7 +91,7 @@ class OpenAI:
 
     async def embeddings(self, request: Request) -> Response:
         service = self.service
-        asked = await read(request, EmbeddingsRequest, service.options.max_body_bytes, service.options.body_timeout_s)
+        asked = await read(request, EmbeddingsRequest, service.options.max_body_bytes, service.options.receive_timeout_s)
         texts = texts_of(asked)
         self._check(asked, await service.card())
         truncate = service.options.truncates if asked.truncate is None else asked.truncate

@@ -25,7 +25,7 @@ class Options:
     auto_truncate: bool | None = None
     timeout_s: float = 30.0
     max_timeout_s: float = 300.0
-    body_timeout_s: float = 10.0
+    receive_timeout_s: float = 10.0  # for a request's head, and for its body
     aliases: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
 

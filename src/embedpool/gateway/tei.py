@@ -199,7 +199,7 @@ class TEI:
 
     async def _read(self, request: Request, kind: type[Any]) -> Any:
         options = self.service.options
-        return await read(request, kind, min(MOST_BYTES, options.max_body_bytes), options.body_timeout_s)
+        return await read(request, kind, min(MOST_BYTES, options.max_body_bytes), options.receive_timeout_s)
 
     def _texts(self, asked: EmbedRequest) -> list[str]:
         if asked.inputs is UNSET:

@@ -1,0 +1,132 @@
+"""What tests of the gateway share: a pool that is none, and one request to an application in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import httpx
+
+from embedpool.client import AsyncClient
+from embedpool.client.aio import Answer
+from embedpool.errors import EmbedpoolError
+from embedpool.gateway.app import make_app
+from embedpool.gateway.options import Options
+from embedpool.protocol import ModelCard
+from tests.support import expected, read_line
+
+CARD = ModelCard("echo:384", 384, 512, "echo-384-1", ("query", "document"))
+STATUS: dict[str, Any] = {
+    "state": "serving",
+    "uptime_s": 100.0,
+    "queue": {"requests": 3, "rows": 7},
+    "sessions": {"open": 2},
+    "counters": {"answered": 5, "refused": {"overloaded": 4}},
+    "workers": [{"state": "idle", "restarts": 1}, {"state": "busy", "restarts": 2}],
+}
+
+
+class FakePool:
+    """Gives the echo model's vectors at once, or raises `error`; `asked` is what it was asked last."""
+
+    def __init__(self, error: Exception | None = None, status: dict[str, Any] | None = None, card: ModelCard = CARD) -> None:
+        self.error = error
+        self.card = card
+        self.state = STATUS if status is None else status
+        self.asked: dict[str, Any] = {}
+        self.calls = 0
+
+    async def answer(self, texts: Sequence[str], **keywords: Any) -> Answer:
+        self.calls += 1
+        self.asked = {"texts": list(texts), **keywords}
+        if self.error is not None:
+            raise self.error
+        return Answer(expected(texts, keywords.get("dim") or 384), 2 * len(texts), self.card.fingerprint)
+
+    async def model(self, name: str = "", *, timeout_s: float = 5.0) -> ModelCard:  # noqa: ARG002 - AsyncClient's own
+        return self.card
+
+    async def status(self, *, timeout_s: float = 5.0) -> str:  # noqa: ARG002
+        if isinstance(self.error, EmbedpoolError):
+            raise self.error
+        return json.dumps(self.state)
+
+    async def close(self) -> None:
+        pass
+
+
+def app_of(pool: FakePool, options: Options | None = None) -> Any:
+    return make_app(cast(AsyncClient, pool), options)
+
+
+def request(
+    method: str, path: str, pool: FakePool | None = None, options: Options | None = None, **more: Any
+) -> httpx.Response:
+    """One request to a fresh application. An exception that it lets through fails the test."""
+
+    async def go() -> httpx.Response:
+        transport = httpx.ASGITransport(app_of(pool or FakePool(), options))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            return await client.request(method, path, **more)
+
+    return asyncio.run(go())
+
+
+def post(
+    path: str, body: object, pool: FakePool | None = None, options: Options | None = None, **headers: str
+) -> httpx.Response:
+    """`headers` with _ for -."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return request("POST", path, pool, options, json=body, headers=named)
+
+
+# ── a real one ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class Gateway:
+    """A running gateway process."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+    def post(self, path: str, body: object, **more: Any) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, timeout=60.0, **more)
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=60.0)
+
+    def number(self, name: str) -> float:
+        """A counter or gauge of /metrics."""
+        return next(float(line.split()[1]) for line in self.get("/metrics").text.splitlines() if line.split()[0] == name)
+
+
+@contextmanager
+def gateway(endpoint: str, *flags: str) -> Iterator[Gateway]:
+    """A gateway process on a port of its own, ended by SIGTERM and checked to end well."""
+    command = [sys.executable, "-P", "-m", "embedpool.gateway", "--endpoint", endpoint, "--listen", "127.0.0.1:0", *flags]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    try:
+        line = read_line(process, 30.0)
+        assert line.startswith("embedpool gateway listens on "), line
+        yield Gateway(process, line.split()[-1])
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
