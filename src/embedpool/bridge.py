@@ -40,7 +40,7 @@ from embedpool.pool import Pool
 from embedpool.protocol import ModelCard
 
 AT_ONCE = 8  # requests in the pool: enough that every worker has the next one waiting
-LOOK_S = 1.0  # for a shared pool, before a private one is started
+LOOK_S = 0.5  # for a shared pool, before a private one is started
 PAUSE_S = 0.05  # before a refused request is tried again, where the pool does not say
 LOAD_S = 600.0  # a private pool may have to fetch and prepare its model
 PRECISIONS = {"": "", "float32": "fp32", "q8": "q8", "q4": "q4", "uint8": "uint8"}

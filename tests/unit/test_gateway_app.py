@@ -115,27 +115,34 @@ def test_deadline_priority_and_prompt_come_by_header(path: str, body: object) ->
     pool = FakePool()
     headers = {"x_embedpool_timeout_ms": "1500", "x_embedpool_priority": "bulk", "x_embedpool_prompt_name": "query"}
     assert post(path, body, pool, **headers).status_code == 200
-    assert (pool.asked["timeout_s"], pool.asked["priority"], pool.asked["prompt_name"]) == (1.5, "bulk", "query")
+    assert 0.5 < pool.asked["timeout_s"] <= 1.5
+    assert (pool.asked["priority"], pool.asked["prompt_name"]) == ("bulk", "query")
 
 
 @pytest.mark.parametrize(("path", "body"), ASKED)
 def test_a_field_is_nearer_than_a_header(path: str, body: dict[str, object]) -> None:
     pool = FakePool()
-    fields = {"timeout_ms": 2000, "priority": "interactive", "prompt_name": "document"}
+    fields = {"timeout_ms": 2500, "priority": "interactive", "prompt_name": "document"}
     headers = {"x_embedpool_timeout_ms": "1500", "x_embedpool_priority": "bulk", "x_embedpool_prompt_name": "query"}
     assert post(path, {**body, **fields}, pool, **headers).status_code == 200
-    assert (pool.asked["timeout_s"], pool.asked["priority"], pool.asked["prompt_name"]) == (2.0, "interactive", "document")
+    assert 1.5 < pool.asked["timeout_s"] <= 2.5
+    assert (pool.asked["priority"], pool.asked["prompt_name"]) == ("interactive", "document")
 
 
 @pytest.mark.parametrize("stated", ["0", "-1", "nan", "inf", "soon", "", "300001", "1e400"])
 def test_a_deadline_out_of_bounds_is_refused(stated: str) -> None:
     with pytest.raises(errors.BadRequest, match="timeout_ms"):
-        wishes({"x-embedpool-timeout-ms": stated}, Asked(), Options())
+        wishes({"x-embedpool-timeout-ms": stated}, Asked(), Options(), 0.0)
+
+
+def test_a_deadline_is_counted_from_when_the_request_was_read() -> None:
+    assert wishes({}, Asked(), Options(timeout_s=5.0), 100.0).deadline_at == 105.0
+    assert wishes({"x-embedpool-timeout-ms": "250"}, Asked(), Options(), 100.0).deadline_at == 100.25
 
 
 def test_a_priority_that_is_none_is_refused() -> None:
     with pytest.raises(errors.BadRequest, match="interactive"):
-        wishes({"x-embedpool-priority": "now"}, Asked(), Options())
+        wishes({"x-embedpool-priority": "now"}, Asked(), Options(), 0.0)
 
 
 # ── vectors as bytes ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from embedpool.errors import ConfigError
 from embedpool.gateway.__main__ import keys, main, options, parser
-from embedpool.gateway.listening import is_loopback, parse_listen
+from embedpool.gateway.listening import ANSWER_MS, bind, is_loopback, parse_listen
 from embedpool.gateway.options import Options
 
 
@@ -58,6 +59,20 @@ def test_another_address_is_a_mistake(listen: str) -> None:
 def test_loopback_is_told_from_the_rest() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org", "localhost.example.org", "::10")))
+
+
+def test_a_connection_whose_client_takes_nothing_is_ended_by_the_kernel() -> None:
+    with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == ANSWER_MS
+
+
+def test_an_address_that_cannot_be_had_is_a_mistake() -> None:
+    with bind("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="Address already in use"):
+        bind(*taken.getsockname())
+    with pytest.raises(ConfigError, match="cannot listen"):
+        bind("no-such-host.invalid", 0)
 
 
 def test_keys_are_the_lines_of_a_file_and_no_key_is_a_mistake(tmp_path: Path) -> None:

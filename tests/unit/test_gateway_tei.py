@@ -80,6 +80,12 @@ def test_what_tei_refuses_is_refused_in_its_words(body: object, text: str) -> No
     assert post("/embed", body, options=OLD).status_code == 413
 
 
+def test_a_negative_dimension_is_an_error_of_the_bodys_types() -> None:
+    answer = post("/embed", {"inputs": "a", "dimensions": -1})
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("Failed to deserialize the JSON body into the target type: dimensions")
+
+
 def test_no_text_is_400_empty_in_every_version() -> None:
     said = {"error": "`inputs` cannot be empty", "error_type": "Empty"}
     for options in (Options(), OLD):

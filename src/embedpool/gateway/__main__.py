@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.warning("%s is reachable from other machines, and anybody there may use it: give --api-key-file", host)
     place = f"[{host}]" if ":" in host else host
     ready = f"embedpool gateway listens on http://{place}:{sock.getsockname()[1]}"
+    # A descriptor per connection: have as many as we may.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     app = make_app(AsyncClient(arguments.endpoint), chosen)
     run(app, sock, chosen.receive_timeout_s, lambda: print(ready, flush=True))
     return 0

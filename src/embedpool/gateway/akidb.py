@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from embedpool.errors import BadRequest, EmbedpoolError
 from embedpool.gateway.dialect import Endpoint
-from embedpool.gateway.reading import Asked, Kind, Unreadable, read, wishes
+from embedpool.gateway.reading import Asked, Kind, Unreadable, read
 from embedpool.gateway.rendering import as_json, as_text, facts, pause, plain_bytes
 from embedpool.gateway.service import Embedded, Service
 
@@ -88,8 +88,8 @@ class AkiDB:
     async def embed(self, request: Request) -> Response:
         most = min(MOST_BYTES, self.service.options.max_body_bytes)
         asked = await read(request, EmbedRequest, most, self.service.options.receive_timeout_s)
-        texts = self.texts(asked)
-        found = await self.service.embed(request, wishes(request.headers, asked, self.service.options), texts)
+        texts, wished = self.texts(asked), self.service.wishes(request, asked)
+        found = await self.service.unless_hung_up(request, self.service.embed(wished, texts))
         plain = plain_bytes(request.headers.get("accept", ""), found)
         return plain or as_json(answer(asked, texts, found), headers=facts(found))
 

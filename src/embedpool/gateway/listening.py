@@ -21,6 +21,7 @@ from embedpool.errors import ConfigError
 HEAD_BYTES = 65_536  # h11's own limit, which uvicorn has with its slow parser
 KEEP_ALIVE_S = 95.0  # longer than clients keep idle connections (reqwest 90 s): none is closed under a request
 DRAIN_S = 30  # accepted requests may end after SIGTERM; the pool's own default
+ANSWER_MS = 60_000  # for a client to take some of its answer; one that never does must not keep it in memory
 CONNECTIONS = 4096  # beyond these, requests are answered 503
 
 
@@ -85,14 +86,19 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError when the address cannot be had."""
+    """A listening socket. Raises ConfigError when the address cannot be had.
+
+    Its connections inherit TCP_USER_TIMEOUT (tcp(7)): the kernel ends one whose peer takes nothing of what is sent.
+    """
     try:
         place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(place[4][:2], family=socket.AddressFamily(place[0]), backlog=1024)
+        sock = socket.create_server(place[4][:2], family=socket.AddressFamily(place[0]), backlog=1024)
     except OSError as error:
         # create_server puts more into strerror, and a name that is not found has a number of its own.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from error
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ANSWER_MS)
+    return sock
 
 
 class _Server(uvicorn.Server):
@@ -111,7 +117,13 @@ def run(app: Starlette, sock: socket.socket, head_s: float, on_ready: Callable[[
     protocol = type("Bounded", (Bounded,), {"head_s": head_s})
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped)  # uvicorn raises the signal again once it has ended
-    options: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
+    options: dict[str, Any] = {
+        "log_config": None,
+        "log_level": "error",
+        "access_log": False,
+        "server_header": False,
+        "ws": "none",
+    }
     config = uvicorn.Config(
         app,
         http=protocol,

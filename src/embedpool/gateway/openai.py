@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from embedpool.errors import BadDimension, BadRequest, EmbedpoolError, UnknownModel
 from embedpool.gateway.dialect import Endpoint
-from embedpool.gateway.reading import Asked, Kind, Unreadable, read, wishes
+from embedpool.gateway.reading import Asked, Kind, Unreadable, read
 from embedpool.gateway.rendering import as_json, base64_rows, facts, pause, plain_bytes
 from embedpool.gateway.service import Embedded, Service
 from embedpool.protocol import ModelCard
@@ -92,11 +92,14 @@ class OpenAI:
     async def embeddings(self, request: Request) -> Response:
         service = self.service
         asked = await read(request, EmbeddingsRequest, service.options.max_body_bytes, service.options.receive_timeout_s)
-        texts = texts_of(asked)
-        self._check(asked, await service.card())
+        return await service.unless_hung_up(request, self._embeddings(request, asked))
+
+    async def _embeddings(self, request: Request, asked: EmbeddingsRequest) -> Response:
+        service = self.service
+        texts, wished = texts_of(asked), service.wishes(request, asked)
+        self._check(asked, await service.card(wished))
         truncate = service.options.truncates if asked.truncate is None else asked.truncate
-        wished = wishes(request.headers, asked, service.options)
-        found = await service.embed(request, wished, texts, dim=asked.dimensions or 0, truncate=truncate)
+        found = await service.embed(wished, texts, dim=asked.dimensions or 0, truncate=truncate)
         plain = plain_bytes(request.headers.get("accept", ""), found)
         return plain or as_json(answer(found, asked.encoding_format == "base64"), headers=facts(found))
 

@@ -57,9 +57,9 @@ class Asked(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """How the pool is to be asked."""
+    """How the pool is to be asked. `deadline_at` is on the clock of time.monotonic."""
 
-    timeout_s: float
+    deadline_at: float
     keywords: Keywords
 
 
@@ -111,7 +111,7 @@ def _plain(reason: str) -> str:
     return f"{where.rstrip('`')}: {what}" if where else what
 
 
-def wishes(headers: Mapping[str, str], asked: Asked, options: Options) -> Wishes:
+def wishes(headers: Mapping[str, str], asked: Asked, options: Options, now: float) -> Wishes:
     """Raises BadRequest for a header or field out of its bounds."""
     priority = asked.priority or headers.get("x-embedpool-priority", "auto")
     if priority not in PRIORITIES:
@@ -120,7 +120,7 @@ def wishes(headers: Mapping[str, str], asked: Asked, options: Options) -> Wishes
     prompt_name = asked.prompt_name if asked.prompt_name is not None else headers.get("x-embedpool-prompt-name")
     if prompt_name is not None:
         keywords["prompt_name"] = prompt_name
-    return Wishes(_timeout_s(headers, asked, options), keywords)
+    return Wishes(now + _timeout_s(headers, asked, options), keywords)
 
 
 def _timeout_s(headers: Mapping[str, str], asked: Asked, options: Options) -> float:

@@ -18,7 +18,7 @@ from embedpool.client.documents import Keywords
 from embedpool.errors import Cancelled, EmbedpoolError
 from embedpool.gateway.metrics import Metrics
 from embedpool.gateway.options import Options
-from embedpool.gateway.reading import HUNG_UP, Wishes
+from embedpool.gateway.reading import HUNG_UP, Asked, Wishes, wishes
 from embedpool.naming import is_same_model
 from embedpool.protocol import ModelCard, Truncate
 
@@ -46,35 +46,8 @@ class Service:
         self.options = options
         self.metrics = Metrics()
 
-    async def embed(
-        self,
-        request: Request,
-        wishes: Wishes,
-        texts: Sequence[str],
-        *,
-        dim: int = 0,
-        normalize: bool = True,
-        truncate: Truncate = True,
-    ) -> Embedded:
-        """The texts' vectors. Raises what AsyncClient.embed does; Cancelled when the client hangs up first."""
-        self.metrics.texts.observe(len(texts))
-        began_at = time.perf_counter()
-        card = await self.pool.model(timeout_s=wishes.timeout_s)
-        keywords: Keywords = {**wishes.keywords, "dim": dim, "normalize": normalize, "truncate": truncate}
-        asked = self.pool.answer(texts, timeout_s=wishes.timeout_s, **keywords)
-        found = await self._unless_hung_up(request, asked)
-        self.metrics.tokens.inc(found.tokens)
-        return Embedded(
-            vectors=found.vectors,
-            model=card.name,
-            fingerprint=found.fingerprint,
-            tokens=found.tokens,
-            characters=sum(map(len, texts)),
-            seconds=time.perf_counter() - began_at,
-        )
-
-    async def _unless_hung_up(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
-        """What the work gives. Ends it, and with it the pool's work, when the client is gone."""
+    async def unless_hung_up(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
+        """What the work gives. Raises Cancelled, and ends the work and with it the pool's, when the client is gone first."""
         task = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(_hung_up(request))
         try:
@@ -90,6 +63,34 @@ class Service:
                     with suppress(asyncio.CancelledError, EmbedpoolError):
                         await each
 
+    def wishes(self, request: Request, asked: Asked) -> Wishes:
+        """Raises BadRequest."""
+        return wishes(request.headers, asked, self.options, time.monotonic())
+
+    async def embed(
+        self, wished: Wishes, texts: Sequence[str], *, dim: int = 0, normalize: bool = True, truncate: Truncate = True
+    ) -> Embedded:
+        """The texts' vectors. Raises what AsyncClient.embed does."""
+        self.metrics.texts.observe(len(texts))
+        began_at = time.monotonic()
+        card = await self.card(wished)
+        keywords: Keywords = {**wished.keywords, "dim": dim, "normalize": normalize, "truncate": truncate}
+        found = await self.pool.answer(texts, timeout_s=wished.deadline_at - time.monotonic(), **keywords)
+        self.metrics.tokens.inc(found.tokens)
+        return Embedded(
+            vectors=found.vectors,
+            model=card.name,
+            fingerprint=found.fingerprint,
+            tokens=found.tokens,
+            characters=sum(map(len, texts)),
+            seconds=time.monotonic() - began_at,
+        )
+
+    async def card(self, wished: Wishes | None = None) -> ModelCard:
+        """The pool's model. Without wishes, for a route that has none."""
+        timeout_s = STATUS_S if wished is None else wished.deadline_at - time.monotonic()
+        return await self.pool.model(timeout_s=timeout_s)
+
     async def status(self) -> dict[str, Any]:
         """The pool's status (docs/protocol.md). Raises TimedOut or NotRunning where it does not answer."""
         found: dict[str, Any] = json.loads(await self.pool.status(timeout_s=STATUS_S))
@@ -101,10 +102,6 @@ class Service:
             return await self.status()
         except EmbedpoolError:
             return {}
-
-    async def card(self) -> ModelCard:
-        """The pool's model."""
-        return await self.pool.model(timeout_s=self.options.timeout_s)
 
     def is_served(self, asked: str, card: ModelCard) -> bool:
         """Whether a request for this model means the pool's. "" asks for any."""

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from embedpool import __version__
 from embedpool.errors import EmbedpoolError, Overloaded, TextTooLong
 from embedpool.gateway.dialect import Endpoint
-from embedpool.gateway.reading import Asked, Kind, Unreadable, read, wishes
+from embedpool.gateway.reading import Asked, Kind, Unreadable, read
 from embedpool.gateway.rendering import as_json, facts, pause, plain_bytes
 from embedpool.gateway.service import Service
 from embedpool.protocol import Truncate
@@ -131,23 +131,23 @@ class TEI:
 
     async def embed(self, request: Request) -> Response:
         asked = await self._read(request, EmbedRequest)
+        return await self.service.unless_hung_up(request, self._embed(request, asked))
+
+    async def _embed(self, request: Request, asked: EmbedRequest) -> Response:
         try:
-            texts = self._texts(asked)
-            dim = self._dimensions(asked, (await self.service.card()).dim)
+            texts, wished = self._texts(asked), self.service.wishes(request, asked)
+            dim = self._dimensions(asked, (await self.service.card(wished)).dim)
         except Rejected as error:
             return self._error(error)
-        found = await self.service.embed(
-            request,
-            wishes(request.headers, asked, self.service.options),
-            texts,
-            dim=dim,
-            normalize=asked.normalize,
-            truncate=self._truncate(asked.truncate, asked.truncation_direction),
-        )
+        truncate = self._truncate(asked.truncate, asked.truncation_direction)
+        found = await self.service.embed(wished, texts, dim=dim, normalize=asked.normalize, truncate=truncate)
         return plain_bytes(request.headers.get("accept", ""), found) or as_json(found.vectors, headers=facts(found))
 
     async def similarity(self, request: Request) -> Response:
         asked = await self._read(request, SimilarityRequest)
+        return await self.service.unless_hung_up(request, self._similarity(request, asked))
+
+    async def _similarity(self, request: Request, asked: SimilarityRequest) -> Response:
         more = asked.parameters or Parameters()
         texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
         if len(texts) == 1:
@@ -156,9 +156,8 @@ class TEI:
             return self._error(self._too_many(len(texts)))
         if more.prompt_name is not None:
             asked = msgspec.structs.replace(asked, prompt_name=more.prompt_name)
-        wished = wishes(request.headers, asked, self.service.options)
         truncate = self._truncate(more.truncate, more.truncation_direction)
-        found = await self.service.embed(request, wished, texts, truncate=truncate)
+        found = await self.service.embed(self.service.wishes(request, asked), texts, truncate=truncate)
         return as_json(found.vectors[1:] @ found.vectors[0], headers=facts(found))
 
     async def embed_all(self, _: Request) -> Response:
