@@ -92,6 +92,11 @@ def test_more_requests_than_places_are_refused_at_once_and_places_come_back(path
     assert asyncio.run(go()) == (200, 429, 200)
 
 
+def test_a_pool_of_another_version_is_not_the_clients_mistake() -> None:
+    for path, body in ASKED:
+        assert post(path, body, FakePool(errors.VersionMismatch("version 2"))).status_code == 503
+
+
 def test_what_no_dialect_foresaw_is_no_traceback() -> None:
     answer = post("/v1/embeddings", {"input": "a"}, FakePool(RuntimeError("a secret path")))
     assert answer.status_code == 500

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from embedpool.client import AsyncClient
-from embedpool.errors import EmbedpoolError, Overloaded
+from embedpool.errors import EmbedpoolError, Overloaded, Unavailable, VersionMismatch
 from embedpool.gateway import openapi
 from embedpool.gateway.akidb import AkiDB
 from embedpool.gateway.dialect import Dialect, Endpoint
@@ -98,6 +98,8 @@ class _Boundary:
             if fault.kind in ("large", "slow"):
                 response.headers["connection"] = "close"  # the rest of the body is not waited for
             return response
+        except VersionMismatch as error:  # between gateway and pool: nothing that the client could mend
+            return dialect.refused(Unavailable(f"the gateway cannot use this pool: {error.message}"))
         except EmbedpoolError as error:
             return dialect.refused(error)
         except Exception:
