@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -19,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from embedpool.errors import ConfigError
 
 HEAD_BYTES = 65_536  # h11's own limit, which uvicorn has with its slow parser
-KEEP_ALIVE_S = 95.0  # longer than clients keep idle connections (reqwest 90 s): none is closed under a request
+KEEP_ALIVE_S = 95  # longer than clients keep idle connections (reqwest 90 s): none is closed under a request
 DRAIN_S = 30  # accepted requests may end after SIGTERM; the pool's own default
 ANSWER_MS = 60_000  # for a client to take some of its answer; one that never does must not keep it in memory
 CONNECTIONS = 4096  # beyond these, requests are answered 503
@@ -117,20 +116,17 @@ def run(app: Starlette, sock: socket.socket, head_s: float, on_ready: Callable[[
     protocol = type("Bounded", (Bounded,), {"head_s": head_s})
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped)  # uvicorn raises the signal again once it has ended
-    options: dict[str, Any] = {
-        "log_config": None,
-        "log_level": "error",
-        "access_log": False,
-        "server_header": False,
-        "ws": "none",
-    }
     config = uvicorn.Config(
         app,
         http=protocol,
-        timeout_keep_alive=KEEP_ALIVE_S,  # type: ignore[arg-type]  # passed on to call_later as it is
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
         limit_concurrency=CONNECTIONS,
-        **options,
+        log_config=None,
+        log_level="error",  # what peers get wrong is their business, and not a line of ours each time
+        access_log=False,
+        server_header=False,
+        ws="none",
     )
     _Server(config, on_ready).run([sock])
 

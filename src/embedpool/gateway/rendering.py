@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import orjson
@@ -73,8 +72,3 @@ def pause(error: EmbedpoolError) -> dict[str, str]:
     if error.retry_after_ms is None:
         return {}
     return {"retry-after": str(-(-error.retry_after_ms // 1000)), "retry-after-ms": str(error.retry_after_ms)}
-
-
-def members(**values: Any) -> dict[str, Any]:
-    """A JSON object without the members that are None."""
-    return {name: value for name, value in values.items() if value is not None}
