@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from embedpool import Client
 from embedpool.models.echo import EchoEncoder, echo_spec, echo_vector
 
 COMMAND = (sys.executable, "-P", "-m", "embedpool")
@@ -138,6 +140,13 @@ def serving(*arguments: str, runtime_dir: Path | None = None, model: str = "echo
             for pipe in (process.stdout, process.stderr):
                 assert pipe is not None
                 pipe.close()
+
+
+def segments(server: Server) -> int:
+    """How many sessions of a pool hold shared memory."""
+    with Client(server.endpoint, segment_bytes=0) as client:
+        found: int = json.loads(client.status())["sessions"]["segments"]
+        return found
 
 
 _SPEC = echo_spec("echo")

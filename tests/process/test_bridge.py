@@ -21,8 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedpool import Client
-from tests.support import Server, alive, children, kill, router_of, same, serving, wait_until, workers_of
+from tests.support import alive, children, kill, router_of, same, segments, serving, wait_until, workers_of
 from tests.unit.test_bridge import LINES
 
 BRIDGE = Path(sys.executable).with_name("embedpool-bridge")
@@ -228,13 +227,6 @@ def family(pid: int) -> list[int]:
     """A process's descendants."""
     found = children(pid)
     return found + [below for child in found for below in family(child)]
-
-
-def segments(server: Server) -> int:
-    """How many sessions of a pool hold shared memory."""
-    with Client(server.endpoint, segment_bytes=0) as client:
-        found: int = json.loads(client.status())["sessions"]["segments"]
-        return found
 
 
 def test_a_private_pool_ends_with_the_bridge() -> None:

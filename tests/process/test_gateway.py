@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from openai import AsyncOpenAI, OpenAI
 
 from tests.gateway import Gateway, gateway
-from tests.support import Server, alive, expected, kill, read_line, router_of, same, serving, wait_until, workers_of
+from tests.support import Server, alive, expected, kill, read_line, router_of, same, segments, serving, wait_until, workers_of
 from tests.unit.test_gateway_fuzz import COMMON, FIELDS, JSON, check
 
 DEEP = "What is Deep Learning?"
@@ -335,6 +335,15 @@ def test_a_gateway_ends_with_whoever_holds_its_lifeline() -> None:
             os.close(ours)
             assert process.wait(5) == 0
         assert not alive(process.pid)
+
+
+def test_sigkill_of_a_gateway_leaves_no_session() -> None:
+    with serving() as server, gateway(server.endpoint) as found:
+        assert found.post("/embed", {"inputs": "a"}).status_code == 200
+        assert segments(server) == 1
+        kill(found.process.pid)
+        found.process.wait(5)
+        wait_until(lambda: segments(server) == 0, 5.0)
 
 
 def test_what_was_accepted_before_sigterm_is_answered() -> None:
