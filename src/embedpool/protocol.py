@@ -208,11 +208,13 @@ class Part(_Record, frozen=True):
 
 
 class Job(_Message, frozen=True, tag="job"):
-    """`urgent` jobs overtake others, and interrupt what a worker runs."""
+    """`urgent` jobs overtake others, and interrupt what a worker runs. `repeats` names a job that this worker has just done,
+    whose vectors are those of this one's texts (0: none)."""
 
     id: Id
     parts: tuple[Part, ...]
     urgent: bool = False
+    repeats: Id = 0
 
 
 class Failure(_Record, frozen=True):
@@ -224,6 +226,14 @@ class Failure(_Record, frozen=True):
     message: Sentence
 
 
+class Run(_Record, frozen=True, array_like=True):
+    """One call of the model: so many rows, padded to so many tokens, took so long."""
+
+    rows: Count
+    tokens: Count
+    ms: Milliseconds
+
+
 class Done(_Message, frozen=True, tag="done"):
     """A job's end. `tokens` has one count per part; `run_ms` is the time from taking the job up to its last row."""
 
@@ -231,6 +241,7 @@ class Done(_Message, frozen=True, tag="done"):
     run_ms: Milliseconds
     tokens: tuple[int, ...]
     failures: tuple[Failure, ...] = ()
+    runs: tuple[Run, ...] = ()
 
 
 class Forget(_Message, frozen=True, tag="forget"):

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from embedpool.protocol import Done, Failure, ModelCard, Part, Refused, Vectors
-from embedpool.router.core import MOST_POISON
 from embedpool.router.events import (
     CancelAsked,
     Closed,
@@ -22,8 +21,9 @@ from embedpool.router.events import (
     SendJob,
     Tick,
 )
+from embedpool.router.suspects import MOST_POISON
 from embedpool.shm.layout import DTYPES, Dtype, row_bytes
-from tests.unit.transcript import ALICE, BOB, SEGMENT, ask, core, finish, joined, lost, play, replies, sent
+from tests.unit.transcript import ALICE, BOB, SEGMENT, ask, core, finish, joined, lost, play, replies, sent, words
 
 
 def test_a_request_to_an_idle_worker_is_given_out_at_once_and_answered_when_done() -> None:
@@ -47,7 +47,7 @@ def test_work_is_spread_over_idle_workers_before_any_gets_a_second_job() -> None
     made = core(slice_ms=10)
     play(made, joined(1), 0.0)
     play(made, joined(2), 0.0)
-    actions = play(made, ask(texts=["x" * 76] * 6), 0.1)  # 10 ms a row: one row a job
+    actions = play(made, ask(texts=words(6, 76)), 0.1)  # 10 ms a row: one row a job
     assert [worker for worker, _ in sent(actions)] == [1, 2, 1, 2]
     assert made.queue.rows == 2
 
@@ -55,7 +55,7 @@ def test_work_is_spread_over_idle_workers_before_any_gets_a_second_job() -> None
 def test_jobs_are_cut_to_a_slice_and_only_a_single_long_row_exceeds_it() -> None:
     made = core(slice_ms=10)
     play(made, joined(1), 0.0)
-    texts = ["x" * 1000, "x" * 26, "x" * 26, "x" * 26]  # 102 ms, then 5 ms each
+    texts = ["x" * 1000, *words(3, 26)]  # 102 ms, then 5 ms each
     (job,) = [a.job for a in play(made, ask(texts=texts), 0.1) if isinstance(a, SendJob)][:1]
     assert [part.rows for part in job.parts] == [(0,)]
     assert [len(rows) for _, parts in sent(play(made, finish(made, 1), 0.2)) for rows in parts] == [1]
@@ -86,10 +86,10 @@ def test_small_requests_that_wait_together_share_a_job() -> None:
 def test_a_query_goes_to_a_worker_at_once_whatever_bulk_work_it_has_in_hand() -> None:
     made = core(slice_ms=5)
     play(made, joined(1), 0.0)
-    assert [a.job.urgent for a in play(made, ask(1, ["x" * 26] * 20, priority="bulk"), 0.1) if isinstance(a, SendJob)] == [
+    assert [a.job.urgent for a in play(made, ask(1, words(20, 26), priority="bulk"), 0.1) if isinstance(a, SendJob)] == [
         False
     ] * 2
-    (query,) = (a for a in play(made, ask(2, ["x" * 26], session=BOB), 0.2) if isinstance(a, SendJob))
+    (query,) = (a for a in play(made, ask(2, words(1, 26, "query"), session=BOB), 0.2) if isinstance(a, SendJob))
     assert query.job.urgent
     assert [job.urgent for job in made.workers[1].jobs] == [True, False, False], "it is run first"
     assert replies(play(made, finish(made, 1), 0.3)) == [(BOB, 2, "vectors")]
@@ -98,9 +98,9 @@ def test_a_query_goes_to_a_worker_at_once_whatever_bulk_work_it_has_in_hand() ->
 def test_a_worker_is_given_both_kinds_while_both_wait_so_that_neither_starves() -> None:
     made = core(slice_ms=5)
     play(made, joined(1), 0.0)
-    play(made, ask(1, ["x" * 26] * 20, priority="bulk"), 0.1)
+    play(made, ask(1, words(20, 26), priority="bulk"), 0.1)
     for n in range(2, 30):
-        play(made, ask(n, ["x" * 26], session=BOB), 0.1)
+        play(made, ask(n, words(1, 26, f"query {n} "), session=BOB), 0.1)
     for step in range(24):
         kinds = [job.urgent for job in made.workers[1].jobs]
         assert kinds == [True, True, False, False], "the worker itself decides how often it gives way"
@@ -111,8 +111,8 @@ def test_a_query_goes_to_the_worker_with_the_fewest_queries_and_then_the_least_t
     made = core(slice_ms=5)
     for worker in (1, 2):
         play(made, joined(worker), 0.0)
-    play(made, ask(1, ["x" * 26] * 3, priority="bulk"), 0.1)  # one job for each, and one more for the first
-    workers = [sent(play(made, ask(n, ["x" * 26], session=BOB), 0.1))[0][0] for n in (2, 3)]
+    play(made, ask(1, words(3, 26), priority="bulk"), 0.1)  # one job for each, and one more for the first
+    workers = [sent(play(made, ask(n, words(1, 26, f"query {n} "), session=BOB), 0.1))[0][0] for n in (2, 3)]
     assert workers == [2, 1]
 
 
@@ -121,7 +121,7 @@ def test_a_bulk_job_that_was_overtaken_is_hung_only_by_its_own_time() -> None:
     play(made, joined(1), 0.0)
     play(made, ask(1, ["x" * 26], priority="bulk"), 0.0)
     for n in range(2, 12):  # each query takes 0.3 s: together longer than hang_s
-        play(made, ask(n, ["x" * 26], session=BOB), 0.3 * n)
+        play(made, ask(n, words(1, 26, f"query {n} "), session=BOB), 0.3 * n)
         assert not [a for a in play(made, finish(made, 1), 0.3 * n + 0.29) if isinstance(a, Kill)]
     assert [a for a in play(made, Tick(), 9.0) if isinstance(a, Kill)], "it never ends"
 
@@ -130,8 +130,8 @@ def test_two_bulk_clients_take_turns_and_one_clients_requests_keep_their_order()
     made = core(slice_ms=5)
     play(made, joined(1), 0.0)
     for id in (1, 2):
-        play(made, ask(id, ["x" * 26] * 3, priority="bulk"), 0.1)
-    play(made, ask(3, ["x" * 26] * 6, session=BOB, priority="bulk"), 0.1)
+        play(made, ask(id, words(3, 26, f"{id} "), priority="bulk"), 0.1)
+    play(made, ask(3, words(6, 26, "bob "), session=BOB, priority="bulk"), 0.1)
     order = []
     answers = []
     for step in range(12):
@@ -338,8 +338,8 @@ def test_a_silent_worker_is_killed_and_its_job_given_away_only_after_it_was_reap
 def test_a_client_that_leaves_takes_its_waiting_work_along_and_nothing_else() -> None:
     made = core(slice_ms=3)
     play(made, joined(1), 0.0)
-    play(made, ask(1, ["a"] * 5), 0.1)
-    play(made, ask(2, ["a"], session=BOB), 0.1)
+    play(made, ask(1, words(5, 1)), 0.1)
+    play(made, ask(2, ["b"], session=BOB), 0.1)
     play(made, Closed(ALICE), 0.2)
     assert made.queue.rows == 1
     answers = []
@@ -578,4 +578,4 @@ def test_how_many_such_rows_are_remembered_is_bounded() -> None:
             play(made, lost(made, worker), 1.0)
             worker += 1
             play(made, joined(worker), 1.0)
-    assert len(made.poison) == MOST_POISON
+    assert len(made.suspects.poison) == MOST_POISON

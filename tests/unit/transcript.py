@@ -28,9 +28,17 @@ def joined(worker: int) -> Joined:
     return Joined(worker, 0.1)
 
 
-def ask(id: int = 1, texts: Sequence[str] = ("text",), session: bytes = ALICE, **fields: Any) -> Asked:
+def ask(id: int = 1, texts: Sequence[str] | None = None, session: bytes = ALICE, **fields: Any) -> Asked:
+    """Without `texts`, one text of four characters that nobody else asks for."""
+    if texts is None:
+        texts = [f"{session.decode()[0]}{id:03}"]
     message = Embed(id, tuple(texts), **{"offset": 0, **fields})
     return Asked(session, message, sum(map(len, texts)) + 50)
+
+
+def words(count: int, chars: int, name: str = "") -> list[str]:
+    """So many texts of that length, each one different, and different for each name."""
+    return [f"{name}{i}".ljust(chars, "x") for i in range(count)]
 
 
 def sent(actions: Sequence[object]) -> list[tuple[int, list[tuple[int, ...]]]]:

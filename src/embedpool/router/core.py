@@ -2,7 +2,7 @@
 
 Called by server.Server, which turns frames into events and carries the actions out. The tests play histories through
 `handle` and call `check` after every step. (Over the usual length: the rules below hold over all of it. What could be told
-apart is: admission, queue, cost, state, events, invariants.)
+apart is: admission, alike, queue, cost, suspects, state, events, invariants.)
 
 Rules
 1. Every admitted request ends in exactly one Reply to the session that asked: Vectors or Refused. A request that is not
@@ -11,14 +11,15 @@ Rules
    client may use the room again. A cancelled or expired request therefore answers late rather than early.
 3. A job is in one worker's hands. It leaves them when the worker answers, or when the supervisor has reaped the worker
    (`Lost`). Silence is answered with Kill, never with giving the job away.
-4. A job whose worker died while running it runs once more elsewhere; after a second death it is split and its halves run
-   alone, until the row that kills is alone and its request is refused. Every death shortens the list of suspects, so this
-   ends. A job that its worker had not begun is no suspect (a worker may be dead before it is known to be), unless that
-   happens MOST_LOSSES times. The row that killed is remembered for POISON_S, and refused at once if it comes again.
+4. A job whose worker died while running it runs once more elsewhere, and is a suspect (suspects.py): the row that kills is
+   found, its request alone refused, and it is refused at once if it comes again. A job that its worker had not begun is no
+   suspect (a worker may be dead before it is known to be), unless that happens MOST_LOSSES times.
 5. Answers from workers that are gone, and for jobs that were given away, change nothing.
 6. What waits is bounded in rows and bytes; what runs is at most DEPTH jobs of each class per worker. What nobody wants any
    more (refused, or its client gone) waits nowhere.
 7. Interactive work waits for no bulk job: it goes to the worker with the least of its kind, which interrupts what it runs.
+8. What cannot be answered within its budget is not begun: refused when it comes, or at the latest when its turn does.
+9. Equal rows are computed once (alike.py).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from collections.abc import Iterable
 from embedpool import protocol as wire
 from embedpool.protocol import Embed, Failure, ModelCard, Refused, Vectors
 from embedpool.router.admission import Admission
+from embedpool.router.alike import Alike, Place, key_of, slices_of
 from embedpool.router.cost import CostModel
 from embedpool.router.events import (
     Action,
@@ -46,19 +48,23 @@ from embedpool.router.events import (
     Lost,
     Opened,
     Reply,
+    RetireAsked,
+    Retired,
     SendJob,
+    Switched,
 )
 from embedpool.router.invariants import check
 from embedpool.router.queue import Line, Queue
 from embedpool.router.state import Counters, Job, Request, Session, Slice, Worker
+from embedpool.router.suspects import Suspects
 from embedpool.shm.layout import room_bytes, row_bytes
 
 DEPTH = 2  # of each class: one job running, one ahead, so that a worker never waits for the router's round trip (150 us)
-SWEEP_S = 0.1  # how often requests are looked at for having expired and workers for being hung
+SWEEP_S = 0.02  # how often requests are looked at for having expired and workers for being hung
+SWEEP_REQUEST_S = 1e-5  # and, for each of them, how much less often: looking takes 0.1 us, so that is 1 % of the time
 HANG_FACTOR = 20.0  # a job is hung after this many times its estimate, and never before `hang_s`
 MAX_JOB_ROWS = 256
-MOST_LOSSES = 6
-POISON_S, MOST_POISON = 600.0, 1024  # how long rows that ended their workers are remembered, and how many
+MOST_LOSSES = 4
 SOON_S = 250e-6  # edge.SOON_S, which this module must not import: it knows no socket
 
 
@@ -71,13 +77,16 @@ class Core:
         self.rules = rules
         self.cost = CostModel(model.max_tokens)
         self.queue = Queue()
+        self.alike = Alike()
+        self.suspects = Suspects()
         self.sessions: dict[bytes, Session] = {}
         self.workers: dict[int, Worker] = {}
         self.retries: deque[Job] = deque()
         self.counters = Counters()
         self.draining = False
         self.failed = ""
-        self.poison: dict[int, float] = {}  # digests of rows that ended their workers, and until when that is remembered
+        self._serving = 1  # how many workers take jobs; 1 if there are none, for they will come
+        self.in_hand = {True: 0, False: 0}  # units in workers' hands, urgent and not
         self.awake_until = 0.0  # an answer is due so soon that sleeping would take longer
         self._drained = False
         self._now = 0.0
@@ -96,7 +105,7 @@ class Core:
             self._other(event, out)
         if now >= self._sweep_at:
             self._expire(now, out)
-        if self.queue.requests or self.retries:
+        if self.queue.held or self.retries:
             self._dispatch(now, out)
         if self.draining and not self._drained and not self._open_requests():
             self._drained = True
@@ -107,6 +116,7 @@ class Core:
         match event:
             case Joined():
                 self.workers[event.worker] = Worker()
+                self._count_serving()
                 self.cost.seed(event.unit_ms)
             case Lost():
                 self._lost(event, out)
@@ -117,6 +127,10 @@ class Core:
                 self._closed(event.session)
             case CancelAsked():
                 self._cancel(event, out)
+            case RetireAsked():
+                self._retire(event.worker, out)
+            case Switched():
+                self._switch(event, out)
             case DrainAsked():
                 self.draining = True
             case Failed():
@@ -129,7 +143,30 @@ class Core:
         return self._sweep_at if self._busy() else None
 
     def _busy(self) -> bool:
-        return bool(self.queue.requests or self.retries or any(worker.jobs for worker in self.workers.values()))
+        return bool(self.queue.held or self.retries or any(worker.jobs for worker in self.workers.values()))
+
+    def _count_serving(self) -> None:
+        self._serving = max(1, sum(worker.takes_jobs for worker in self.workers.values()))
+
+    def _retire(self, number: int, out: list[Action]) -> None:
+        worker = self.workers.get(number)
+        if worker is not None:
+            worker.retiring = True
+            self._count_serving()
+            if not worker.jobs:
+                out.append(Retired(number))
+
+    def _switch(self, event: Switched, out: list[Action]) -> None:
+        other = event.model != self.model
+        self.model, self.rules = event.model, event.rules
+        if other or event.relearn:
+            self.cost = CostModel(event.model.max_tokens)
+        if other:
+            self.suspects = Suspects()
+            for key in list(self.sessions):
+                self._closed(key)
+            for number in self.workers:
+                self._retire(number, out)
 
     # ── requests ──
 
@@ -148,7 +185,7 @@ class Core:
             self._reply(event.session, Vectors(ask.id, 0, dim, 0, self.model.fingerprint, ask.offset is None), out)
             return
         request = self._request(session, event, dim, now)
-        late = self.rules.too_late(ask, self._wait_ms(request), bool(self.workers))
+        late = self._too_late(request)
         if late is not None:
             self._reply(event.session, late, out)
             return
@@ -156,6 +193,7 @@ class Core:
             request.inline = bytearray(room_bytes(len(ask.texts), dim, ask.dtype))
             session.inline_bytes += len(request.inline)
         session.open[ask.id] = request
+        self.alike.admit(request)
         self.queue.add(request)
 
     def _request(self, session: Session, event: Asked, dim: int, now: float) -> Request:
@@ -173,31 +211,36 @@ class Core:
             return Refused(ask.id, "draining", "the pool is stopping: ask again", retryable=True, retry_after_ms=1000)
         return (
             self.rules.invalid(self.model, ask, session.segment_bytes)
-            or (self._poisoned(ask) if self.poison else None)
+            or (self._poisoned(ask) if self.suspects.poison else None)
             or self.rules.too_full(ask, nbytes, self.queue, session, self._backlog_ms)
         )
 
     def _poisoned(self, ask: Embed) -> Refused | None:
         """A row that ended its workers a while ago is not tried again: nobody can take the pool down by asking for it again."""
-        self.poison = {digest: until for digest, until in self.poison.items() if until > self._now}
+        self.suspects.forget(self._now)
         for row in range(len(ask.texts)):
-            if _digest(ask, row) in self.poison:
+            if hash(key_of(ask, row)) in self.suspects.poison:
                 return Refused(ask.id, "poison_row", f"text {row} ended every worker that read it a while ago", row=row)
         return None
 
     def _backlog_ms(self) -> float:
         """Estimated time until a job given out now would start, if it had to wait for all others."""
-        running = sum(job.units for worker in self.workers.values() for job in worker.jobs)
         retries = sum(job.units for job in self.retries)
-        return self.cost.ms(self.queue.units + running + retries) / max(len(self.workers), 1)
+        return self.cost.ms(self.queue.units + sum(self.in_hand.values()) + retries) / self._serving
 
-    def _wait_ms(self, request: Request) -> float:
-        """Estimated time to this request's answer. Interactive work overtakes what waits in bulk."""
-        workers = max(len(self.workers), 1)
-        own = self.cost.ms(max(max(request.units), sum(request.units) / workers))
-        if not request.interactive:
-            return own + self._backlog_ms()
-        return own + self.cost.ms(self.queue.interactive_units) / workers
+    def _too_late(self, request: Request) -> Refused | None:
+        """Interactive work overtakes what is bulk. Unknown while no worker has started yet."""
+        if not self.workers:
+            return None
+        serving = self._serving
+        own_ms = self.cost.ms(max(max(request.units), sum(request.units) / serving))
+        if request.interactive:
+            retries = sum(job.units for job in self.retries if job.urgent)
+            wait_ms = self.cost.ms(self.queue.interactive_units + self.in_hand[True] + retries) / serving
+        else:
+            wait_ms = self._backlog_ms()
+        late = self.rules.too_late(request.ask, own_ms, wait_ms)
+        return late if late is None or not self.alike.leads_none(request) else None
 
     def _cancel(self, event: CancelAsked, out: list[Action]) -> None:
         session = self.sessions.get(event.session)
@@ -209,13 +252,25 @@ class Core:
         """The request will get this answer, as soon as none of its rows is in a job."""
         if request.refusal is None:
             request.refusal = refusal
-        self.queue.remove(request)
+        self._stop_waiting(request)
         self._purge_retries()
         self._settle(request, out)
 
+    def _stop_waiting(self, request: Request) -> None:
+        """Its rows leave the queue; rows in a worker's hands do not."""
+        waited = [Slice(request, tuple(request.waiting))]
+        self.queue.remove(request)
+        self.alike.stop_following(request)
+        self._lead_anew(self.alike.left(waited))
+
+    def _lead_anew(self, orphans: Iterable[Place]) -> None:
+        """Rows whose leader has gone: one of each text waits in the queue now, in its stead."""
+        for request, row in self.alike.place(orphans):
+            self.queue.add_row(request, row)
+
     def _settle(self, request: Request, out: list[Action]) -> None:
         session, ask = request.session, request.ask
-        if request.in_jobs or request.waiting or session.closed:
+        if request.in_jobs or request.waiting or request.following or session.closed:
             return
         del session.open[ask.id]
         session.inline_bytes -= len(request.inline or b"")
@@ -240,7 +295,7 @@ class Core:
             return
         session.closed = True
         for request in session.open.values():
-            self.queue.remove(request)  # rows in a worker's hands finish into a segment that nobody reads
+            self._stop_waiting(request)  # rows in a worker's hands finish into a segment that nobody reads
         self._purge_retries()
 
     def _open_requests(self) -> bool:
@@ -260,19 +315,21 @@ class Core:
 
     def _expire(self, now: float, out: list[Action]) -> None:
         for number, worker in self.workers.items():
-            hung = next((job for job in worker.jobs if now >= job.hung_at), None)
-            if hung is not None and not worker.killed:
+            if worker.jobs and now >= worker.jobs[0].hung_at and not worker.killed:
                 worker.killed = True
-                out.append(Kill(number, f"no answer to a job of {hung.rows()} rows"))
-        self._sweep_at = now + SWEEP_S
+                self._count_serving()
+                out.append(Kill(number, f"no answer to a job of {worker.jobs[0].rows()} rows"))
+        self._sweep_at = now + SWEEP_S + SWEEP_REQUEST_S * len(self.queue.held)
         again = (piece.request for job in self.retries for piece in job.slices)
-        for request in [r for r in dict.fromkeys((*self.queue, *again)) if r.deadline_at <= now]:
-            waited_ms = round((now - request.arrived_at) * 1e3)
-            self._refuse(
-                request,
-                Refused(request.ask.id, "expired", f"not done within its budget: waited {waited_ms} ms", retryable=True),
-                out,
-            )
+        for request in [r for r in (*self.queue.held, *again) if r.deadline_at <= now]:
+            if request.refusal is None:
+                self._refuse_expired(request, out)
+
+    def _refuse_expired(self, request: Request, out: list[Action]) -> None:
+        waited_ms = round((self._now - request.arrived_at) * 1e3)
+        reason = f"not done within its budget: waited {waited_ms} ms"
+        later_ms = max(1, round(self._backlog_ms()))
+        self._refuse(request, Refused(request.ask.id, "expired", reason, retryable=True, retry_after_ms=later_ms), out)
 
     # ── jobs ──
 
@@ -281,7 +338,7 @@ class Core:
         for urgent in (True, False):
             while self._waits(urgent):
                 number = self._least_busy(urgent)
-                job = self._next(urgent) if number else None
+                job = self._next(urgent, self.workers[number], out) if number else None
                 if job is None:
                     break
                 self._give(number, self.workers[number], job, now, out)
@@ -296,36 +353,54 @@ class Core:
         """The worker with room for such a job that has the fewest of its kind, then the least to do at all; 0 for none."""
         best, least = 0, (DEPTH, 0)
         for number, worker in self.workers.items():
-            if not worker.killed:
+            if worker.takes_jobs:
                 busy = (sum(job.urgent == urgent for job in worker.jobs), sum(job.units for job in worker.jobs))
                 if busy < least:
                     best, least = number, busy
         return best
 
-    def _next(self, urgent: bool) -> Job | None:
+    def _next(self, urgent: bool, worker: Worker, out: list[Action]) -> Job | None:
+        """The next job of this class for this worker, if one waits that is not too late (rule 8)."""
         for job in self.retries:
             if job.urgent == urgent:
                 self.retries.remove(job)
                 return job
-        slices = self.queue.take(self._line(urgent), self.cost, self.rules.slice_ms, MAX_JOB_ROWS)
+        begins_at = self._now + self.cost.ms(sum(job.units for job in worker.jobs if job.urgent or not urgent)) / 1e3
+
+        def late(request: Request) -> bool:
+            return request.deadline_at < begins_at + self.cost.ms(request.units[request.waiting[-1]]) / 1e3
+
+        line = self._line(urgent)
+        while line and late(line.first()):
+            self._refuse_expired(line.first(), out)
+        slices = self.queue.take(line, self.cost, self.rules.slice_ms, MAX_JOB_ROWS, late)
         for piece in slices:
             piece.request.in_jobs += 1
+        slices += self._free_slices(self.alike.along(slices, MAX_JOB_ROWS))
         return self._job(slices, urgent) if slices else None
 
-    def _job(self, slices: list[Slice], urgent: bool, deaths: int = 0) -> Job:
+    def _free_slices(self, places: list[Place]) -> list[Slice]:
+        """Rows that followed go into a job that has, or can have, their vectors."""
+        slices = slices_of(places, free=True)
+        for piece in slices:
+            self.queue.gone(piece.request, len(piece.rows))
+            piece.request.in_jobs += 1
+        self.counters.alike += len(places)
+        return slices
+
+    def _job(self, slices: list[Slice], urgent: bool, *, deaths: int = 0, lineage: int = 0, repeats: int = 0) -> Job:
         self._next_job += 1
-        return Job(self._next_job, slices, urgent, deaths)
+        return Job(self._next_job, slices, urgent, deaths, lineage, repeats)
 
     def _give(self, number: int, worker: Worker, job: Job, now: float, out: list[Action]) -> None:
         job.hung_at = math.inf
-        if job.urgent:  # it overtakes what is not
-            place = sum(other.urgent for other in worker.jobs)
-            worker.jobs.insert(place, job)
-        else:
-            worker.jobs.append(job)
-        self._start_clock(worker.jobs[0], now)
+        place = sum(other.urgent for other in worker.jobs) if job.urgent else len(worker.jobs)
+        worker.jobs.insert(place, job)  # it overtakes what is not urgent
+        self.in_hand[job.urgent] += job.units
+        if not place:
+            self._start_clock(job, now)
         self.counters.jobs += 1
-        out.append(SendJob(number, wire.Job(job.id, tuple(self._part(s) for s in job.slices), job.urgent)))
+        out.append(SendJob(number, wire.Job(job.id, tuple([self._part(s) for s in job.slices]), job.urgent, job.repeats)))
 
     def _start_clock(self, job: Job, now: float) -> None:
         """The job runs now, or goes on after another one."""
@@ -359,12 +434,12 @@ class Core:
         if worker is None or job is None:
             self.counters.late_answers += 1
             return
-        worker.jobs.remove(job)
+        self._take_back(worker, job)
         if worker.jobs:
             self._start_clock(worker.jobs[0], now)
         worker.jobs_done += 1
         worker.rows_done += job.rows()
-        self.cost.learn(job.units, event.done.run_ms)
+        self._learn(job, event.done)
         failures: dict[int, Failure] = {}
         for failure in event.done.failures:
             failures.setdefault(failure.part, failure)
@@ -373,6 +448,32 @@ class Core:
             tokens = event.done.tokens[i] if i < len(event.done.tokens) else 0
             payload = self._rows_done(piece, tokens, payload)
             self._piece_ended(piece, failures.get(i), out)
+        orphans = self.alike.left(job.slices)
+        if orphans:
+            self._repeat(event.worker, worker, job, orphans, now, out)
+        if worker.retiring and not worker.jobs:
+            out.append(Retired(event.worker))
+
+    def _take_back(self, worker: Worker, job: Job) -> None:
+        worker.jobs.remove(job)
+        self.in_hand[job.urgent] -= job.units
+
+    def _learn(self, job: Job, done: wire.Done) -> None:
+        self.cost.learn(job.units, done.run_ms)
+        self.cost.learn_shape(done.runs)
+        for piece, tokens in zip(job.slices, done.tokens, strict=False):
+            ask = piece.request.ask
+            if ask.prompt is None and not ask.titles and tokens < self.model.max_tokens:  # no row of it can have been cut off
+                self.cost.learn_text(sum([len(ask.texts[row]) for row in piece.rows]), tokens, len(piece.rows))
+
+    def _repeat(self, number: int, worker: Worker, done: Job, places: list[Place], now: float, out: list[Action]) -> None:
+        """Rows that came while the same text was computed: this worker still has the vectors."""
+        now_on = places[:MAX_JOB_ROWS] if worker.takes_jobs else []
+        if now_on:
+            self.alike.lead(now_on)
+            job = self._job(self._free_slices(now_on), done.urgent, repeats=done.id)
+            self._give(number, worker, job, now, out)
+        self._lead_anew(places[len(now_on) :])
 
     def _rows_done(self, piece: Slice, tokens: int, payload: memoryview) -> memoryview:
         """Books a slice's rows; returns the payload behind its inline rows."""
@@ -402,69 +503,91 @@ class Core:
         worker = self.workers.pop(event.worker, None)
         if worker is None:
             return
-        self.counters.requeued += len(worker.jobs)
-        unwanted: dict[Request, None] = {}
-        for job in worker.jobs:
-            unwanted |= dict.fromkeys(job.drop_abandoned())
-        for request in unwanted:
-            self._settle(request, out)
-        for job in reversed(worker.jobs):
-            job.losses += job.id != event.begun
-            if not job.slices:
-                continue
-            if job.id == event.begun or job.losses >= MOST_LOSSES:
+        self._count_serving()
+        jobs = list(worker.jobs)
+        self.counters.requeued += len(jobs)
+        for job in jobs:
+            self._take_back(worker, job)
+            if job.repeats:
+                job.forget_repeat()
+        suspect = self._suspect(jobs, event.begun)
+        self._settle_dropped([piece for job in jobs for piece in job.drop_abandoned()], out)
+        for job in reversed(jobs):
+            if job is suspect and job.slices:
                 self._try_again(job, out)
-            else:
+            elif job.slices:
                 self.retries.appendleft(job)
+
+    def _suspect(self, jobs: list[Job], begun: int) -> Job | None:
+        """Which of its jobs a worker died with: the one that it had begun. One that is never begun may end workers before
+        they can say so."""
+        for job in jobs:
+            if job.id == begun:
+                return job
+        if not jobs:
+            return None
+        jobs[0].losses += 1
+        if jobs[0].losses < MOST_LOSSES:
+            return None
+        jobs[0].losses = 0
+        return jobs[0]
+
+    def _settle_dropped(self, dropped: list[Slice], out: list[Action]) -> None:
+        """Rows that were taken out of jobs because nobody wants them any more."""
+        self._lead_anew(self.alike.left(dropped))
+        for request in dict.fromkeys(piece.request for piece in dropped):
+            self._settle(request, out)
 
     def _try_again(self, suspect: Job, out: list[Action]) -> None:
         """The job that a worker died with (rule 4)."""
-        suspect.deaths += 1
-        if suspect.deaths < 2:
-            self.retries.appendleft(suspect)
-        elif suspect.rows() > 1:
-            self.retries.extendleft(reversed(self._halves(suspect)))
-        else:
-            self._poison(suspect.slices[0], out)
+        match self.suspects.died_with(suspect, self._now):
+            case "again":
+                self.retries.appendleft(suspect)
+            case "split":
+                self.retries.extendleft(reversed(self._halves(suspect)))
+            case "poison":
+                self._poison(suspect.slices[0], out)
 
     def _purge_retries(self) -> None:
         """Takes out of the jobs that wait for a second try the rows that nobody wants any more."""
         for job in list(self.retries):
-            if job.drop_abandoned() and not job.slices:
+            dropped = job.drop_abandoned()
+            if dropped and not job.slices:
                 self.retries.remove(job)
+            self._lead_anew(self.alike.left(dropped))
 
     def _halves(self, job: Job) -> list[Job]:
         """The suspects in two jobs, each with one death to its name: one more splits it again."""
-        pairs = [(s.request, row) for s in job.slices for row in s.rows]
-        middle = len(pairs) // 2
+        places = [(s.request, row) for s in job.slices for row in s.rows]
         for piece in job.slices:
             piece.request.in_jobs -= 1
         halves = []
-        for part in (pairs[:middle], pairs[middle:]):
-            rows_of: dict[Request, list[int]] = {}
-            for request, row in part:
-                rows_of.setdefault(request, []).append(row)
-            slices = [Slice(request, tuple(rows)) for request, rows in rows_of.items()]
+        for part in (places[: len(places) // 2], places[len(places) // 2 :]):
+            slices = slices_of(part)
             for piece in slices:
                 piece.request.in_jobs += 1
-            halves.append(self._job(slices, job.urgent, deaths=1))
+            halves.append(self._job(slices, job.urgent, deaths=1, lineage=job.lineage))
         return halves
 
     def _poison(self, piece: Slice, out: list[Action]) -> None:
-        row = piece.rows[0]
-        if len(self.poison) < MOST_POISON:
-            self.poison[_digest(piece.request.ask, row)] = self._now + POISON_S
-        failure = Failure(0, row, "poison_row", f"text {row} ended every worker that read it; the other texts are fine")
-        self._piece_ended(piece, failure, out)
+        """Refuses the row's request, and all others that wait for the same row."""
+        key = key_of(piece.request.ask, piece.rows[0])
+        self.suspects.remember(hash(key), self._now)
+        piece.request.in_jobs -= 1
+        others = self.alike.left([piece])
+        self._lead_anew(others)
+        others += [place for place in self.alike.leaders(key) if place[1] in place[0].waiting]
+        others += [
+            (s.request, row) for job in self.retries for s in job.slices for row in s.rows if key_of(s.request.ask, row) == key
+        ]
+        for request, row in [(piece.request, piece.rows[0]), *others]:
+            reason = f"text {row} ended every worker that read it; the other texts are fine"
+            if request.refusal is None:  # a request can hold the row twice
+                self._refuse(request, Refused(request.ask.id, "poison_row", reason, row=row), out)
 
     def check(self) -> None:
         """Raises AssertionError where a rule does not hold; see invariants.check."""
         check(self)
-
-
-def _digest(ask: Embed, row: int) -> int:
-    """Of a row and what is put before it. 64 bits, salted by the interpreter: nobody finds another text with the same."""
-    return hash((ask.texts[row], ask.titles[row] if ask.titles else "", ask.prompt, ask.prompt_name, ask.truncate))
 
 
 def _chars(ask: Embed) -> Iterable[int]:
