@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from embedpool.protocol import Done, Failure, ModelCard, Part, Refused, Vectors
+from embedpool.router.admission import Admission
 from embedpool.router.events import (
     CancelAsked,
     Closed,
@@ -18,7 +19,10 @@ from embedpool.router.events import (
     Lost,
     Opened,
     Reply,
+    RetireAsked,
+    Retired,
     SendJob,
+    Switched,
     Tick,
 )
 from embedpool.router.suspects import MOST_POISON
@@ -380,6 +384,105 @@ def test_a_failed_pool_answers_everything_with_the_reason() -> None:
     play(made, ask(1), 0.1)
     assert replies(play(made, Failed("the model is gone"), 0.2)) == [(ALICE, 1, "pool_failed")]
     assert replies(play(made, ask(2), 0.3)) == [(ALICE, 2, "pool_failed")]
+
+
+# ── another worker, another model ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_worker_that_retires_does_what_it_has_in_hand_and_gets_nothing_more() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, ask(1), 0.1)
+    assert play(made, RetireAsked(1), 0.2) == []
+    assert sent(play(made, ask(2), 0.3)) == []
+    assert sent(play(made, joined(2), 0.4)) == [(2, [(0,)])]
+    actions = play(made, finish(made, 1), 0.5)
+    assert replies(actions) == [(ALICE, 1, "vectors")]
+    assert actions[-1] == Retired(1)
+
+
+def test_an_idle_worker_retires_at_once_and_one_that_is_lost_leaves_its_work_to_others() -> None:
+    made = core()
+    for worker in (1, 2, 3):
+        play(made, joined(worker), 0.0)
+    assert play(made, RetireAsked(3), 0.1) == [Retired(3)]
+    play(made, ask(1), 0.1)
+    play(made, RetireAsked(1), 0.2)
+    assert sent(play(made, lost(made, 1), 0.3)) == [(2, [(0,)])]
+    assert play(made, RetireAsked(7), 0.4) == [], "nobody of that number"
+
+
+def test_another_model_ends_all_sessions_and_retires_the_workers_of_the_one_before() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, joined(2), 0.0)
+    play(made, ask(1), 0.1)
+    play(made, ask(2, session=BOB, priority="bulk"), 0.1)
+    play(made, finish(made, 2), 0.2)
+    model = ModelCard("other", 8, 512, "another fingerprint")
+    actions = play(made, Switched(model, Admission(max_request_rows=3), relearn=False), 0.3)
+    assert actions == [Retired(2)], "the other one is in a job, which nobody will read"
+    assert not made.sessions and not made.queue.held
+    assert play(made, finish(made, 1), 0.4) == [Retired(1)]
+    play(made, Opened(ALICE, "new.segment", SEGMENT), 0.5)
+    play(made, joined(3), 0.5)
+    assert replies(play(made, ask(1, ["x"] * 4), 0.6)) == [(ALICE, 1, "too_large")]
+    play(made, ask(1, dim=8), 0.6)
+    (action,) = play(made, finish(made, 3), 0.7)
+    assert action.message == Vectors(1, 1, 8, 1, "another fingerprint", False)  # type: ignore[attr-defined]
+
+
+def test_new_rules_for_the_same_model_touch_no_session_and_no_job() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, ask(1), 0.1)
+    made.cost.learn(100, 1000.0)
+    before = made.cost.unit_ms
+    assert play(made, Switched(made.model, Admission(max_request_rows=3), relearn=False), 0.2) == []
+    assert made.cost.unit_ms == before
+    assert replies(play(made, ask(2, ["x"] * 4), 0.3)) == [(ALICE, 2, "too_large")]
+    assert replies(play(made, finish(made, 1), 0.4)) == [(ALICE, 1, "vectors")]
+    play(made, Switched(made.model, made.rules, relearn=True), 0.5)
+    assert made.cost.unit_ms != before, "workers with another number of threads work at another speed"
+
+
+# ── in time, or not at all ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_would_come_too_late_is_refused_when_its_turn_comes_and_not_run() -> None:
+    made = core(slice_ms=5)
+    play(made, joined(1), 0.0)
+    play(made, ask(1, words(2, 26, "a"), session=BOB), 0.0)  # 5 ms each: both places of the worker are taken
+    play(made, ask(2, words(1, 76), budget_ms=40), 0.0)  # 10 ms
+    play(made, ask(3, words(1, 26, "c"), budget_ms=1000), 0.0)
+    actions = play(made, finish(made, 1), 0.028)  # later than thought: 28 + 5 for the job before it + 10 > 40
+    assert replies(actions) == [(ALICE, 2, "expired")]
+    (expired,) = (a.message for a in actions if isinstance(a, Reply))
+    assert expired.retryable and expired.retry_after_ms  # type: ignore[union-attr]
+    assert [a.job.parts[0].texts for a in actions if isinstance(a, SendJob)] == [tuple(words(1, 26, "c"))]
+
+
+def test_admission_counts_what_workers_have_in_hand_and_what_waits_for_a_second_try() -> None:
+    made = core(slice_ms=100)
+    play(made, joined(1), 0.0)
+    play(made, ask(1, words(1, 976, "a")), 0.0)  # 100 ms, given out
+    late = ask(2, words(1, 26), session=BOB, budget_ms=90)
+    assert replies(play(made, late, 0.0)) == [(BOB, 2, "overloaded")]
+    play(made, joined(2), 0.0)
+    assert replies(play(made, late, 0.0)) == [], "two workers: 50 ms"
+    play(made, CancelAsked(BOB, 2), 0.0)
+    play(made, lost(made, 2), 0.0)
+    play(made, lost(made, 1), 0.0)
+    play(made, joined(3), 0.0)
+    assert replies(play(made, late, 0.0)) == [(BOB, 2, "overloaded")]
+
+
+def test_a_fifth_of_the_budget_is_kept_for_what_estimates_miss() -> None:
+    made = core(slice_ms=1000)
+    play(made, joined(1), 0.0)
+    play(made, ask(1, words(1, 976, "a")), 0.0)  # 100 ms
+    assert replies(play(made, ask(2, ["x" * 26], session=BOB, budget_ms=129), 0.0)) == [(BOB, 2, "overloaded")]
+    assert replies(play(made, ask(3, ["x" * 26], session=BOB, budget_ms=131), 0.0)) == [], "5 + 100 / 0.8"
 
 
 # ── what goes with a row ─────────────────────────────────────────────────────────────────────────────────────────────

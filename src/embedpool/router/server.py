@@ -31,7 +31,7 @@ from embedpool.shm.sweep import sweep
 log = logging.getLogger("embedpool.router")
 
 READ_AT_ONCE = 256  # messages per socket and turn: bounds how long one busy peer keeps the others waiting
-UPKEEP_S = 0.5  # how often clients are looked at for having gone
+UPKEEP_S = control.ALIVE_S  # how often clients are looked at for having gone, and the supervisor hears of us
 HANDSHAKE_MS = 2000  # a connection that does not speak ZMTP is closed after this
 UNREAD_REQUESTS = 64  # per client, of up to max_request_bytes each; what is beyond waits at the client
 QUEUED_ANSWERS = 20_000  # per client that does not read; beyond, its session is closed
@@ -55,6 +55,7 @@ class Server:
         )
         self.spawned: dict[int, control.Spawned] = {}
         self.waiting: dict[int, wire.Ready] = {}  # said ready before the supervisor told of them
+        self.reloaded = control.Reloaded(0, "none", "")
         self.started_at = time.monotonic()
         self._ended = False
         self._upkeep_at = 0.0
@@ -139,6 +140,8 @@ class Server:
                 case ev.Kill():
                     log.warning("worker hung: %s", action.reason, extra={"worker": action.worker})
                     control.say(self.link, control.WorkerHung(action.worker, action.reason))
+                case ev.Retired():
+                    control.say(self.link, control.WorkerRetired(action.worker))
                 case ev.Drained():
                     control.say(self.link, control.WorkDone())
 
@@ -245,6 +248,7 @@ class Server:
 
     def _upkeep(self, now: float) -> None:
         self._upkeep_at = now + UPKEEP_S
+        control.say(self.link, control.Alive())
         busy = {key for key, session in self.core.sessions.items() if session.open}
         for key in self.sessions.gone(now, busy):
             self._close(key, "its client is gone")
@@ -274,10 +278,14 @@ class Server:
         return READ_AT_ONCE
 
     def _join(self, number: int) -> None:
-        if number in self.waiting and number in self.spawned:
-            ready = self.waiting.pop(number)
-            self._handle(ev.Joined(number, ready.unit_ms))
-            control.say(self.link, control.WorkerJoined(number))
+        if number not in self.waiting or number not in self.spawned:
+            return
+        if self.spawned[number].model != self.spec.model:  # one of the next model: it waits for Switch
+            control.say(self.link, control.WorkerWaits(number))
+            return
+        ready = self.waiting.pop(number)
+        self._handle(ev.Joined(number, ready.unit_ms))
+        control.say(self.link, control.WorkerJoined(number))
 
     # ── supervisor ──
 
@@ -290,6 +298,12 @@ class Server:
                         self._join(note.worker)
                     case control.Reaped():
                         self._reaped(note)
+                    case control.Retire():
+                        self._retire(note.worker)
+                    case control.Switch():
+                        self._switch(note)
+                    case control.Reloaded():
+                        self.reloaded = note
                     case control.Drain():
                         self._handle(ev.DrainAsked())
                     case control.GivenUp():
@@ -298,6 +312,27 @@ class Server:
                         log.error("the supervisor does not say %s", type(note).__name__)
         except EOFError:
             self._ended = True
+
+    def _retire(self, number: int) -> None:
+        if number in self.core.workers:
+            self._handle(ev.RetireAsked(number))
+        else:  # it has not joined this router, and has nothing in hand
+            control.say(self.link, control.WorkerRetired(number))
+
+    def _switch(self, note: control.Switch) -> None:
+        """Sessions of another model end; the files go, the clients are asked who they are, and ask again what is open."""
+        before, self.spec = self.spec, RouterSpec.from_json(note.spec)
+        spec, sessions = self.spec, self.sessions
+        sessions.most, sessions.max_bytes = spec.max_sessions, spec.max_segment_bytes
+        sessions.total_bytes, sessions.idle_s = spec.max_shm_bytes, spec.session_idle_s
+        self._handle(ev.Switched(spec.model, spec.admission, note.relearn))
+        if spec.model != before.model:
+            self.id = int.from_bytes(os.urandom(6), "big")
+            for key in list(sessions.seats):
+                sessions.close(key)
+                self._send(self.clients, key, wire.encode(wire.Who(self.id)))
+        for number in list(self.waiting):
+            self._join(number)
 
     def _reaped(self, note: control.Reaped) -> None:
         # Whatever the worker still sent lies in the socket by now: read it before its jobs are given out again.
