@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import select
 import socket
 import time
@@ -23,6 +24,8 @@ from embedpool.errors import Overloaded, ProtocolError
 from embedpool.protocol import Refused
 from embedpool.router import events as ev
 from embedpool.router.core import Core
+from embedpool.router.descriptors import Descriptors, limit_of
+from embedpool.router.door import Door, open_descriptors
 from embedpool.router.sessions import Sessions
 from embedpool.router.spec import RouterSpec
 from embedpool.router.status import status
@@ -32,6 +35,7 @@ log = logging.getLogger("embedpool.router")
 
 READ_AT_ONCE = 256  # messages per socket and turn: bounds how long one busy peer keeps the others waiting
 UPKEEP_S = control.ALIVE_S  # how often clients are looked at for having gone, and the supervisor hears of us
+DOORS_S = 0.002  # how often doors are looked at while the loop never sleeps; a look costs 2 us
 HANDSHAKE_MS = 2000  # a connection that does not speak ZMTP is closed after this
 UNREAD_REQUESTS = 64  # per client, of up to max_request_bytes each; what is beyond waits at the client
 QUEUED_ANSWERS = 20_000  # per client that does not read; beyond, its session is closed
@@ -46,12 +50,16 @@ class Server:
         self.id = int.from_bytes(os.urandom(6), "big")
         # Job numbers start at a random place: a worker's late answer to a router that died names no job of this one.
         self.core = Core(spec.model, spec.admission, first_job=self.id << 14)
+        limit = limit_of(resource.getrlimit(resource.RLIMIT_NOFILE)[0], spec.max_sessions)
+        self.descriptors = Descriptors(limit, open_descriptors)
+        self.doors: list[Door] = []
         self.sessions = Sessions(
             Path(spec.segments) if spec.segments else None,
             spec.max_sessions,
             spec.max_segment_bytes,
             spec.max_shm_bytes,
             spec.session_idle_s,
+            lambda: self.descriptors.take(self.descriptors.for_workers),
         )
         self.spawned: dict[int, control.Spawned] = {}
         self.waiting: dict[int, wire.Ready] = {}  # said ready before the supervisor told of them
@@ -59,19 +67,29 @@ class Server:
         self.started_at = time.monotonic()
         self._ended = False
         self._upkeep_at = 0.0
+        self._doors_at = 0.0
 
     # ── the loop ──
 
     def run(self) -> None:
         if self.spec.segments:
             sweep(Path(self.spec.segments))  # those of a router that was killed: its sessions died with it
+        if self.descriptors.for_sessions < self.spec.max_sessions:
+            log.warning(
+                "file descriptors for %d of max_sessions %d sessions: raise the limit of the process (ulimit -n, LimitNOFILE)",
+                self.descriptors.for_sessions,
+                self.spec.max_sessions,
+            )
         context = zmq.Context()
         try:
-            self.clients = self._bind(context, self.spec.endpoint, 0o660, self.spec.max_request_bytes, UNREAD_REQUESTS)
-            self.workers = self._bind(context, self.spec.workers_endpoint, 0o600, -1, QUEUED_ANSWERS)
+            keep = self.descriptors.for_workers
+            self.clients = self._bind(context, self.spec.endpoint, 0o660, self.spec.max_request_bytes, UNREAD_REQUESTS, keep)
+            self.workers = self._bind(context, self.spec.workers_endpoint, 0o600, -1, QUEUED_ANSWERS, 0)
         except zmq.ZMQError as error:
             control.say(self.link, control.CannotBind(f"cannot listen on {self.spec.endpoint}: {error.strerror}"))
             return
+        for door in self.doors:  # with all that is our own open: what is counted from here on is theirs
+            door.open()
         control.say(self.link, control.Bound())
         try:
             self._loop()
@@ -83,7 +101,7 @@ class Server:
                     Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
     def _bind(
-        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, mode: int, most: int, unread: int
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, mode: int, most: int, unread: int, keep: int
     ) -> zmq.Socket[bytes]:
         sock = context.socket(zmq.ROUTER)
         sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -93,16 +111,18 @@ class Server:
         sock.setsockopt(zmq.SNDHWM, QUEUED_ANSWERS)
         sock.setsockopt(zmq.RCVHWM, unread)
         sock.setsockopt(zmq.BACKLOG, 512)
+        self.doors.append(Door(sock, self.descriptors, keep))
         old = os.umask(0o777 & ~mode)  # bind creates the socket with 0777 & ~umask: never more open than it will be
         try:
-            sock.bind(endpoint)
+            self.doors[-1].listen(endpoint)
         finally:
             os.umask(old)
         return sock
 
     def _loop(self) -> None:
         poll = select.poll()
-        for fd in (descriptor(self.workers), descriptor(self.clients), self.link.fileno()):
+        doors = {descriptor(door.monitor): door for door in self.doors}
+        for fd in (descriptor(self.workers), descriptor(self.clients), self.link.fileno(), *doors):
             poll.register(fd, select.POLLIN)
         while not self._ended:
             # ZeroMQ's descriptors are edge-triggered: only when both sockets were found empty may the loop sleep.
@@ -116,9 +136,15 @@ class Server:
             for fd, _ in poll.poll(self._patience_ms()):
                 if fd == self.link.fileno():
                     self._read_link()
+                elif fd in doors:
+                    doors[fd].look()
 
     def _keep_time(self) -> None:
         now = time.monotonic()
+        if now >= self._doors_at:
+            self._doors_at = now + DOORS_S
+            for door in self.doors:
+                door.look()
         if now >= self._upkeep_at:
             self._upkeep(now)
         due = self.core.next_deadline()
@@ -252,6 +278,8 @@ class Server:
         busy = {key for key, session in self.core.sessions.items() if session.open}
         for key in self.sessions.gone(now, busy):
             self._close(key, "its client is gone")
+        for door in self.doors:
+            door.open()
 
     # ── workers ──
 
