@@ -65,7 +65,8 @@ class Embed(_Message, frozen=True, tag="embed"):
     """Asks for one vector per text, row i at `offset + i * row_bytes(dim, dtype)` of the session's segment (shm.layout).
 
     `offset` None asks for inline vectors; `model` "" is the pool's only one; `dim` 0 is the model's own; `budget_ms` is
-    how long the answer is of use, counted by the router from arrival. `prompt_name` is one of the model's, `prompt` any text
+    how long the answer is of use, counted from `sent_s`, the sender's CLOCK_MONOTONIC (0: from the arrival).
+    `prompt_name` is one of the model's, `prompt` any text
     put before each text; `titles` has one per text, for prompts that take a title.
     """
 
@@ -82,6 +83,7 @@ class Embed(_Message, frozen=True, tag="embed"):
     dtype: Dtype = "float32"
     prompt: str | None = None
     titles: Annotated[tuple[str, ...], Meta(max_length=MAX_TEXTS)] = ()
+    sent_s: Annotated[float, Meta(ge=0.0, le=1e12)] = 0.0
 
 
 class Cancel(_Message, frozen=True, tag="cancel"):

@@ -200,7 +200,9 @@ class Core:
         ask = event.ask
         units = [self.cost.units(chars) for chars in _chars(ask)]
         order = sorted(range(len(units)), key=units.__getitem__)
-        deadline_at = now + ask.budget_ms / 1e3
+        # All processes of a machine share this clock; what lies in the router's socket for a while has less time left.
+        sent_at = ask.sent_s if 0.0 < ask.sent_s < now else now
+        deadline_at = sent_at + ask.budget_ms / 1e3
         interactive = self.rules.is_interactive(ask)
         return Request(session, ask, dim, event.nbytes, units, now, deadline_at, interactive, order)
 
@@ -226,7 +228,7 @@ class Core:
     def _backlog_ms(self) -> float:
         """Estimated time until a job given out now would start, if it had to wait for all others."""
         retries = sum(job.units for job in self.retries)
-        return self.cost.ms(self.queue.units + sum(self.in_hand.values()) + retries) / self._serving
+        return self.cost.wait_ms(self.queue.units + sum(self.in_hand.values()) + retries) / self._serving
 
     def _too_late(self, request: Request) -> Refused | None:
         """Interactive work overtakes what is bulk. Unknown while no worker has started yet."""
@@ -236,10 +238,10 @@ class Core:
         own_ms = self.cost.ms(max(max(request.units), sum(request.units) / serving))
         if request.interactive:
             retries = sum(job.units for job in self.retries if job.urgent)
-            wait_ms = self.cost.ms(self.queue.interactive_units + self.in_hand[True] + retries) / serving
+            wait_ms = self.cost.wait_ms(self.queue.interactive_units + self.in_hand[True] + retries) / serving
         else:
             wait_ms = self._backlog_ms()
-        late = self.rules.too_late(request.ask, own_ms, wait_ms)
+        late = self.rules.too_late(request.ask, own_ms, wait_ms, (request.deadline_at - self._now) * 1e3)
         return late if late is None or not self.alike.leads_none(request) else None
 
     def _cancel(self, event: CancelAsked, out: list[Action]) -> None:
@@ -365,7 +367,7 @@ class Core:
             if job.urgent == urgent:
                 self.retries.remove(job)
                 return job
-        begins_at = self._now + self.cost.ms(sum(job.units for job in worker.jobs if job.urgent or not urgent)) / 1e3
+        begins_at = self._now + self.cost.wait_ms(sum(job.units for job in worker.jobs if job.urgent or not urgent)) / 1e3
 
         def late(request: Request) -> bool:
             return request.deadline_at < begins_at + self.cost.ms(request.units[request.waiting[-1]]) / 1e3
@@ -393,18 +395,21 @@ class Core:
         return Job(self._next_job, slices, urgent, deaths, lineage, repeats)
 
     def _give(self, number: int, worker: Worker, job: Job, now: float, out: list[Action]) -> None:
-        job.hung_at = math.inf
+        job.hung_at = job.began_at = math.inf
         place = sum(other.urgent for other in worker.jobs) if job.urgent else len(worker.jobs)
         worker.jobs.insert(place, job)  # it overtakes what is not urgent
         self.in_hand[job.urgent] += job.units
         if not place:
             self._start_clock(job, now)
+            if len(worker.jobs) > 1:
+                worker.jobs[1].chained = False
         self.counters.jobs += 1
         out.append(SendJob(number, wire.Job(job.id, tuple([self._part(s) for s in job.slices]), job.urgent, job.repeats)))
 
     def _start_clock(self, job: Job, now: float) -> None:
         """The job runs now, or goes on after another one."""
         estimate_s = self.cost.ms(job.units) / 1e3
+        job.began_at = now
         job.hung_at = now + max(self.rules.hang_s, HANG_FACTOR * estimate_s)
         if estimate_s < SOON_S:
             self.awake_until = now + SOON_S
@@ -435,7 +440,10 @@ class Core:
             self.counters.late_answers += 1
             return
         self._take_back(worker, job)
+        if job.chained:
+            self.cost.learn_drag(event.done.run_ms, (now - job.began_at) * 1e3)
         if worker.jobs:
+            worker.jobs[0].chained = worker.jobs[0].began_at == math.inf
             self._start_clock(worker.jobs[0], now)
         worker.jobs_done += 1
         worker.rows_done += job.rows()

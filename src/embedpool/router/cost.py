@@ -9,6 +9,9 @@ Work is counted in *units* before a text is tokenised, so that what waits can be
 how much dearer or cheaper a token is in texts of that length than on the whole (attention grows with the square of the length,
 short rows run in fuller batches); it follows the runs that workers report, slowly. `unit_ms` is the speed at this moment; it
 follows whole jobs, fast. A class holds the lengths of one power of two.
+
+What waits takes longer than what it waits for takes to run: between two jobs lie the router's turn and, on a machine that has
+more to do than cores, the wait for one. `drag` is how much longer, learned from jobs that came right behind another one.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ SPECIAL_TOKENS = 2  # of a row: usual for BERT and Gemma alike
 MEMORY_UNITS = 20_000.0  # the horizon of the speed: about 80 texts of 250 characters
 MEMORY_TOKENS = 20_000.0  # the horizon of the characters per token
 SHAPE_STEP = 0.05  # of the way to what one run shows: tens of runs make a shape, one outlier does not
+MEMORY_MS = 500.0  # the horizon of the drag
 MOST_OFF = 4.0  # a single measurement counts as at most this many times off: a worker that was stopped is no slow model
 
 
@@ -36,6 +40,7 @@ class CostModel:
     unit_ms: float = 0.05
     chars_per_token: float = float(CHARS_PER_TOKEN)
     shape: list[float] = field(default_factory=list)
+    drag: float = 1.0
     _weight: float = 0.0
     _chars_weight: float = 0.0
     _usual: float = 0.0  # the mean of log(measured / estimated) over runs: what all lengths have in common is the speed's
@@ -52,6 +57,10 @@ class CostModel:
 
     def ms(self, units: float) -> float:
         return units * self.unit_ms
+
+    def wait_ms(self, units: float) -> float:
+        """How long a worker takes to be through with so much."""
+        return units * self.unit_ms * self.drag
 
     def row_ms(self, tokens: int) -> float:
         """Of one text of so many tokens, among others of its length."""
@@ -70,6 +79,12 @@ class CostModel:
         kept = min(self._weight, MEMORY_UNITS)
         self.unit_ms = max((self.unit_ms * kept + measured * units) / (kept + units), 1e-6)
         self._weight = kept + units
+
+    def learn_drag(self, run_ms: float, took_ms: float) -> None:
+        """A job that a worker had in hand when it ended another one: its run, and the time from the other's end to its own."""
+        if run_ms > 0.0:
+            off = min(max(took_ms / run_ms, 1.0), MOST_OFF)
+            self.drag += (off - self.drag) * run_ms / (MEMORY_MS + run_ms)
 
     def learn_text(self, chars: int, tokens: int, rows: int) -> None:
         """How many tokens rows of so many characters had. Rows that were cut off must not be among them."""

@@ -72,6 +72,8 @@ class Job:
     losses: int = 0
     units: int = 0
     hung_at: float = math.inf
+    began_at: float = math.inf  # when it was its worker's next one
+    chained: bool = False  # it began when its worker had ended another job, and nothing overtook it
 
     def __post_init__(self) -> None:
         self.lineage = self.lineage or self.id
