@@ -15,9 +15,9 @@ ALICE, BOB = b"alice", b"bob"
 SEGMENT = 1 << 20
 
 
-def core(card: ModelCard = CARD, **rules: Any) -> Core:
+def core(card: ModelCard = CARD, kind: type[Core] = Core, **rules: Any) -> Core:
     """A core with one session each for Alice and Bob; a text of n characters is estimated at (n + 24) / 10 ms."""
-    made = Core(card, Admission(**rules))
+    made = kind(card, Admission(**rules))
     made.cost.unit_ms = 0.1
     for name in (ALICE, BOB):
         assert made.handle(Opened(name, f"{name.decode()}.segment", SEGMENT), 0.0) == []
