@@ -97,12 +97,12 @@ class Worker:
 
     def _do(self, job: wire.Job) -> None:
         self._current, self.begun = job, job.id
-        began, others_s = self.clock.now, self._urgent_s
+        began, others_s = self.clock.now, self._urgent_s + self.turns.wasted_s
         run = self.run if job.urgent else self.turns.run
         lengths = [len(text) // CHARS_PER_TOKEN for part in job.parts for text in part.texts]
         for batch in micro_batches(lengths):
             run([[0]] * len(batch.rows), batch.width)
-        took_s = self.clock.now - began - (self._urgent_s - others_s)
+        took_s = self.clock.now - began - (self._urgent_s + self.turns.wasted_s - others_s)
         self._current = None
         self._answer(self.number, wire.Done(job.id, took_s * 1e3, tuple(1 for _ in job.parts)))
 

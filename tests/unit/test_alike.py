@@ -32,7 +32,7 @@ def test_equal_texts_that_wait_share_a_job_and_only_one_of_them_costs() -> None:
     for id in (1, 2, 3):
         play(made, ask(id, ["x" * 26], session=ALICE if id % 2 else BOB), 0.1)
     assert made.queue.rows == 3
-    assert made.queue.units == 50, "one row of 26 characters"
+    assert made.queue.units == {True: 50, False: 0}, "one row of 26 characters"
     (job,) = jobs(play(made, finish(made, 1), 0.2))
     assert [part.texts for part in job.parts] == [("x" * 26,)] * 3
     assert made.workers[1].jobs[1].units == 50
@@ -43,7 +43,7 @@ def test_equal_texts_that_wait_share_a_job_and_only_one_of_them_costs() -> None:
         (BOB, 2, "vectors"),
     ]
     assert made.counters.alike == 2
-    assert made.queue.rows == made.queue.units == made.queue.nbytes == 0
+    assert made.queue.rows == made.queue.nbytes == 0
 
 
 def test_a_text_that_is_being_computed_is_not_computed_again_for_those_who_ask_meanwhile() -> None:
@@ -117,7 +117,7 @@ def test_when_the_first_one_leaves_the_next_one_takes_its_place(how: str) -> Non
     play(made, ask(3, ["same"], session=BOB), 0.1)
     event = {"cancelled": CancelAsked(ALICE, 1), "closed": Closed(ALICE), "expired": Tick()}[how]
     play(made, event, 0.7)
-    assert made.queue.units == 28, "one row of four characters"
+    assert made.queue.units == {True: 28, False: 0}, "one row of four characters"
     play(made, finish(made, 1), 0.8)
     play(made, finish(made, 1), 0.8)
     assert sorted(replies(play(made, finish(made, 1), 0.9))) == [(BOB, 2, "vectors"), (BOB, 3, "vectors")]
@@ -134,7 +134,7 @@ def test_one_that_follows_can_leave_too() -> None:
 def test_those_who_follow_count_as_waiting_and_so_their_number_is_bounded() -> None:
     made = busy(max_queue_rows=10)
     codes = [code for id in range(1, 20) for _, _, code in replies(play(made, ask(id, ["same"]), 0.1))]
-    assert codes == ["overloaded"] * 9, "ten wait"
+    assert codes == ["overloaded"] * 14, "five wait: the other half of the room is for others"
 
 
 def test_a_worker_that_dies_takes_no_answer_of_those_who_follow_along() -> None:

@@ -127,9 +127,6 @@ def test_a_query_waits_for_a_part_of_a_run_of_bulk_work_and_for_no_more_however_
     assert queries.times_ms()[len(queries.asked) // 2] <= PATIENCE / 2 + OWN + LINKS, "the median"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="of workers with equal work the first gets all queries, until its run no longer gives way"
-)
 def test_queries_are_spread_so_that_none_waits_for_a_whole_run_while_other_runs_would_give_way(
     make_pool: Callable[..., Pool],
 ) -> None:
@@ -169,7 +166,6 @@ def test_beside_a_client_that_floods_another_is_served_within_the_jobs_in_hand_o
     assert flood.codes() == {"vectors", "open"}, "and the flood goes on beside it"
 
 
-@pytest.mark.xfail(strict=True, reason="what waits is counted as if it all came first, though sessions take turns")
 @pytest.mark.parametrize("priority", ["bulk", "interactive"])
 def test_what_would_be_served_within_its_budget_is_not_refused_because_another_client_floods(
     make_pool: Callable[..., Pool], priority: str
@@ -184,7 +180,6 @@ def test_what_would_be_served_within_its_budget_is_not_refused_because_another_c
     assert other.codes() <= {"vectors", "open"}
 
 
-@pytest.mark.xfail(strict=True, reason="the queue's rows are bounded in all, not per client: one client can fill it")
 def test_a_client_that_fills_the_queue_leaves_room_for_another(make_pool: Callable[..., Pool]) -> None:
     pool = make_pool(1, max_queue_rows=200)
     flood = Client(pool, "flood", [ROW], priority="bulk")
@@ -196,9 +191,6 @@ def test_a_client_that_fills_the_queue_leaves_room_for_another(make_pool: Callab
     assert other.codes() <= {"vectors", "open"}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="jobs in hand are left out of the estimate, and what expires is noticed after it is sent"
-)
 @pytest.mark.parametrize("workers", [1, 4])
 def test_when_more_is_asked_than_can_be_done_what_is_answered_is_answered_in_time(
     make_pool: Callable[..., Pool], workers: int

@@ -228,21 +228,27 @@ class Core:
     def _backlog_ms(self) -> float:
         """Estimated time until a job given out now would start, if it had to wait for all others."""
         retries = sum(job.units for job in self.retries)
-        return self.cost.wait_ms(self.queue.units + sum(self.in_hand.values()) + retries) / self._serving
+        units = sum(self.queue.units.values()) + sum(self.in_hand.values())
+        return self.cost.wait_ms(units + retries) / self._serving
 
     def _too_late(self, request: Request) -> Refused | None:
-        """Interactive work overtakes what is bulk. Unknown while no worker has started yet."""
+        """Interactive work overtakes what is bulk, and sessions take turns. Unknown while no worker has started yet."""
         if not self.workers:
             return None
-        serving = self._serving
-        own_ms = self.cost.ms(max(max(request.units), sum(request.units) / serving))
-        if request.interactive:
-            retries = sum(job.units for job in self.retries if job.urgent)
-            wait_ms = self.cost.wait_ms(self.queue.interactive_units + self.in_hand[True] + retries) / serving
-        else:
-            wait_ms = self._backlog_ms()
-        late = self.rules.too_late(request.ask, own_ms, wait_ms, (request.deadline_at - self._now) * 1e3)
-        return late if late is None or not self.alike.leads_none(request) else None
+        urgent, units = request.interactive, request.units
+        own_ms = self.cost.ms(max(max(units), sum(units) / self._serving))
+        left_ms = (request.deadline_at - self._now) * 1e3
+        begun = sum(job.units for job in self.retries if job.urgent or not urgent)
+        begun += self.in_hand[True] + (0 if urgent else self.in_hand[False])
+
+        def late(waiting: float) -> Refused | None:
+            wait_ms = self.cost.wait_ms(begun + waiting) / self._serving
+            return self.rules.too_late(request.ask, own_ms, wait_ms, left_ms)
+
+        if late(self.queue.units[True] + (0 if urgent else self.queue.units[False])) is None:
+            return None  # even behind all that waits: the usual case, and this is cheap to know
+        refusal = late(self.queue.units_before(request, self.rules.slice_ms / self.cost.unit_ms))
+        return None if refusal is not None and self.alike.leads_none(request) else refusal
 
     def _cancel(self, event: CancelAsked, out: list[Action]) -> None:
         session = self.sessions.get(event.session)
@@ -352,13 +358,15 @@ class Core:
         return self.queue.interactive if urgent else self.queue.bulk
 
     def _least_busy(self, urgent: bool) -> int:
-        """The worker with room for such a job that has the fewest of its kind, then the least to do at all; 0 for none."""
-        best, least = 0, (DEPTH, 0)
+        """The worker with room for such a job that has the least to do before it, then at all, and then that which was given
+        one the longest time ago: what it runs gives way to queries only so often. 0 for none."""
+        best, least = 0, (math.inf, math.inf, math.inf)
         for number, worker in self.workers.items():
-            if worker.takes_jobs:
-                busy = (sum(job.urgent == urgent for job in worker.jobs), sum(job.units for job in worker.jobs))
-                if busy < least:
-                    best, least = number, busy
+            if worker.takes_jobs and sum([job.urgent == urgent for job in worker.jobs]) < DEPTH:
+                every = sum([job.units for job in worker.jobs])
+                before = sum([job.units for job in worker.jobs if job.urgent]) if urgent else every
+                if (before, every, worker.given) < least:
+                    best, least = number, (before, every, worker.given)
         return best
 
     def _next(self, urgent: bool, worker: Worker, out: list[Action]) -> Job | None:
@@ -399,6 +407,7 @@ class Core:
         place = sum(other.urgent for other in worker.jobs) if job.urgent else len(worker.jobs)
         worker.jobs.insert(place, job)  # it overtakes what is not urgent
         self.in_hand[job.urgent] += job.units
+        worker.given = job.id
         if not place:
             self._start_clock(job, now)
             if len(worker.jobs) > 1:

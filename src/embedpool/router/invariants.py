@@ -35,12 +35,16 @@ def check(core: Core) -> None:
     assert len({id(r) for r in lined}) == len(lined)
     assert {id(r) for r in lined} == {id(r) for r in queued if r.waiting}, "in the line without a waiting row, or the reverse"
     assert all(r.waiting or r.following for r in queued)
-    assert core.queue.interactive_units == sum(r.units[row] for r in queued if r.interactive for row in r.waiting)
     assert core.queue.rows == sum(len(r.waiting) + r.following for r in queued)
-    assert core.queue.units == sum(r.units[row] for r in queued for row in r.waiting)
+    for kind, units in core.queue.units.items():
+        assert units == sum(r.units[row] for r in queued if r.interactive == kind for row in r.waiting)
     assert core.queue.nbytes == sum(r.nbytes for r in queued)
     for session in core.sessions.values():
         assert session.inline_bytes == sum(len(request.inline or b"") for request in session.open.values())
+        own = [request for request in session.open.values() if request in core.queue.held]
+        assert session.rows == sum(len(request.waiting) + request.following for request in own)
+        assert session.nbytes == sum(request.nbytes for request in own)
+        assert sum(session.units.values()) == sum(request.units[row] for request in own for row in request.waiting)
     for request in core.all_open():
         mine = [s for job in given for s in job.slices if s.request is request]
         assert len(mine) == request.in_jobs, "in_jobs is not the number of slices in jobs"

@@ -59,8 +59,7 @@ class Queue:
     bulk: Line = field(default_factory=Line)
     held: dict[Request, None] = field(default_factory=dict)  # in the order of their arrival
     rows: int = 0
-    units: int = 0
-    interactive_units: int = 0
+    units: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})  # interactive ones, and bulk
     nbytes: int = 0
 
     def __iter__(self) -> Iterator[Request]:
@@ -73,7 +72,8 @@ class Queue:
     def add(self, request: Request) -> None:
         self.held[request] = None
         self.nbytes += request.nbytes
-        self.rows += len(request.waiting) + request.following
+        request.session.nbytes += request.nbytes
+        self._count_rows(request, len(request.waiting) + request.following)
         if request.waiting:
             self._line(request).add(request)
             self._count(request, request.waiting, 1)
@@ -89,7 +89,7 @@ class Queue:
         """Drops the request's waiting rows, and what it counts for those that follow; those in jobs are not touched."""
         if request not in self.held:
             return
-        self.rows -= len(request.waiting) + request.following
+        self._count_rows(request, -len(request.waiting) - request.following)
         self._release(request)
         if request.waiting:
             self._count(request, request.waiting, -1)
@@ -98,7 +98,7 @@ class Queue:
 
     def gone(self, request: Request, rows: int) -> None:
         """So many rows of it follow no longer: they are in a job."""
-        self.rows -= rows
+        self._count_rows(request, -rows)
         self._release_if_done(request)
 
     def take(
@@ -121,7 +121,7 @@ class Queue:
                 room_rows -= 1
             if not rows:
                 break
-            self.rows -= len(rows)
+            self._count_rows(request, -len(rows))
             self._count(request, rows, -1)
             slices.append(Slice(request, tuple(rows)))
             if not request.waiting:
@@ -141,9 +141,22 @@ class Queue:
     def _release(self, request: Request) -> None:
         del self.held[request]
         self.nbytes -= request.nbytes
+        request.session.nbytes -= request.nbytes
+
+    def _count_rows(self, request: Request, rows: int) -> None:
+        self.rows += rows
+        request.session.rows += rows
 
     def _count(self, request: Request, rows: list[int], sign: int) -> None:
         units = sign * sum([request.units[row] for row in rows])
-        self.units += units
-        if request.interactive:
-            self.interactive_units += units
+        self.units[request.interactive] += units
+        request.session.units[request.interactive] += units
+
+    def units_before(self, request: Request, turn: float) -> float:
+        """What is given out before a new request of so many units is done, as sessions take turns of at most `turn` units:
+        what its own session has waiting, and of each other one at most as much as that, and a turn."""
+        kind = request.interactive
+        mine = request.session.units[kind]
+        most = mine + sum(request.units) + turn
+        others = sum([min(s.units[kind], most) for s in self._line(request).turns if s is not request.session])
+        return mine + others + (0 if kind else self.units[True])

@@ -18,6 +18,9 @@ class Session:
     segment_bytes: int
     open: dict[int, Request] = field(default_factory=dict)
     inline_bytes: int = 0  # of vectors that open requests will get inline: the router holds them
+    rows: int = 0  # that wait or follow
+    nbytes: int = 0  # of requests with such rows
+    units: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})  # that wait: interactive ones, and bulk
     closed: bool = False
 
 
@@ -109,6 +112,7 @@ class Worker:
     jobs: deque[Job] = field(default_factory=deque)  # in the order in which they are run, as far as that is known
     killed: bool = False
     retiring: bool = False
+    given: int = 0  # the number of its last job
     jobs_done: int = 0
     rows_done: int = 0
 

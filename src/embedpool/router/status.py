@@ -30,7 +30,7 @@ def status(server: Server) -> dict[str, Any]:
             "requests": core.queue.requests,
             "rows": core.queue.rows,
             "bytes": core.queue.nbytes,
-            "estimated_ms": round(core.cost.ms(core.queue.units), 3),
+            "estimated_ms": round(core.cost.ms(sum(core.queue.units.values())), 3),
         },
         "sessions": {
             "open": len(sessions.seats),

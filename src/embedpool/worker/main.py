@@ -90,14 +90,15 @@ class Worker:
                     log.error("a router does not send %s", type(other).__name__)
 
     def _do(self, job: wire.Job) -> float:
-        """Runs one job and answers it; the seconds that it took, without those of jobs that overtook it."""
+        """Runs one job and answers it; the seconds that it took, without those of jobs that overtook it, and of runs
+        that they interrupted."""
         self._begun(job)
         self.current = job
         overtaken_runs, self.turns.runs = self.turns.runs, []
-        began, others_s = time.perf_counter(), self.urgent_s
+        began, others_s = time.perf_counter(), self.urgent_s + self.turns.wasted_s
         run = self.turns.run_now if job.urgent else self.turns.run
         outcome = run_job(job, self.model, self._open_segment, run, self.recent.get(job.repeats, {}))
-        took_s = time.perf_counter() - began - (self.urgent_s - others_s)
+        took_s = time.perf_counter() - began - (self.urgent_s + self.turns.wasted_s - others_s)
         done = wire.Done(job.id, took_s * 1e3, tuple(outcome.tokens), tuple(outcome.failures), tuple(self.turns.runs))
         self.turns.runs = overtaken_runs
         self._keep(job.id, outcome.known)

@@ -28,6 +28,7 @@ class Turns:
     encoder: Encoder
     do: Callable[[wire.Job], None]
     given: int = 0  # how many urgent jobs have overtaken
+    wasted_s: float = 0.0  # in runs that were interrupted, ever
     runs: list[Run] = field(default_factory=list)  # of the job that is being done, for the router's cost model
     _token_s: float = 0.0
     _weight: float = 0.0
@@ -38,12 +39,14 @@ class Turns:
         while True:
             left -= self._give_way(left)
             expected_s = self._token_s * len(rows) * width
+            began = time.perf_counter()
             try:
                 if left <= 0 or expected_s < WORTH_S:
                     return self._timed(rows, width)
                 with self.inbox.watching(expected_s):
                     return self._timed(rows, width)
             except Interrupted:
+                self.wasted_s += time.perf_counter() - began
                 left -= max(self._give_way(left), 1)
 
     def _give_way(self, most: int) -> int:
