@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate, chain, repeat
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from embedpool.protocol import Done, Embed, Failure, Part, Refused
 from embedpool.protocol import Job as WireJob
 from embedpool.router import events as ev
@@ -46,6 +48,8 @@ WEIGHTS = {
     "reap": 1,
     "open": 1,
     "close": 1,
+    "retire": 1,
+    "switch": 1,
 }
 CROWD = 6  # small requests one after the other, faster than workers answer: those that wait together share jobs
 
@@ -139,6 +143,8 @@ class Player:
     memory: dict[Place, str] = field(default_factory=dict)  # the text whose vector is there
     suspects: set[str] = field(default_factory=set)  # texts that a worker had in its hands when it died
     late: list[ev.Finished] = field(default_factory=list)
+    retiring: set[int] = field(default_factory=set)
+    models: int = 0  # how many others were served before this one
     next_worker: int = 1
     next_id: int = 1
     opened: int = 0
@@ -175,6 +181,8 @@ class Player:
         remedies = iter(("join", "stall", "stall"))
         for n in range(600):
             before = len(self.log)
+            if self.hands.keys() <= self.retiring:
+                self.move(Move("join"))
             for kind in ("reap", "finish"):
                 self.move(Move(kind, bytes([1, n % 256])))
             if not self.asks:
@@ -231,7 +239,7 @@ class Player:
         self.step(ev.CancelAsked(name, id))
 
     def join(self) -> None:
-        if len(self.hands) < MOST_WORKERS:
+        if len(self.hands.keys() - self.retiring) < MOST_WORKERS:
             self.step(joined(self.next_worker))
             self.next_worker += 1
 
@@ -282,6 +290,17 @@ class Player:
         for worker in sorted(self.killed):
             self.step(ev.Lost(worker, "hung"))
 
+    def retire(self) -> None:
+        if self.hands:
+            self.step(ev.RetireAsked(self.draw(list(self.hands))))
+
+    def switch(self) -> None:
+        """To another model now and then; else to other rules for the same one."""
+        if self.draw(range(3)) == 2:
+            self.models += 1
+        card = structs.replace(CARD, fingerprint=f"{CARD.fingerprint} {self.models}") if self.models else CARD
+        self.step(ev.Switched(card, self.core.rules, self.draw((False, True))))
+
     # ── what follows from events, as far as clients and workers know ──
 
     def _told(self, event: ev.Event) -> None:
@@ -303,6 +322,12 @@ class Player:
             case ev.Closed(session):
                 self._forget(session)
                 self.sessions.pop(session, None)
+            case ev.RetireAsked(worker):
+                self.retiring.add(worker)
+            case ev.Switched(model) if model != self.core.model:
+                self.retiring |= self.hands.keys()
+                self.asks.clear()
+                self.sessions.clear()
 
     def _written(self, job: WireJob, done: Done) -> None:
         failed = {(failure.part, failure.row) for failure in done.failures}
@@ -336,6 +361,7 @@ class Player:
             case ev.SendJob(worker, job):
                 assert worker in self.hands, "a job for a worker that is gone"
                 assert worker not in self.killed, "a job for a worker that is being killed"
+                assert worker not in self.retiring, "a job for a worker that has to go"
                 for part in job.parts:
                     self._judge_part(part)
                 for place in places_of(job):
@@ -343,6 +369,8 @@ class Player:
                     self.writing[place] = worker
                 jobs = self.hands[worker]
                 jobs.insert(sum(other.urgent for other in jobs) if job.urgent else len(jobs), job)
+            case ev.Retired(worker):
+                assert worker in self.retiring and not self.hands[worker], "a worker is let go that has something to do"
             case ev.Kill(worker):
                 assert worker in self.hands and worker not in self.killed, "a worker is killed that is gone"
                 self.killed.add(worker)
@@ -366,6 +394,7 @@ class Player:
             return
         texts = asked.embed.texts
         assert (message.rows, message.inline) == (len(texts), inline)
+        assert message.fingerprint == self.core.model.fingerprint, "vectors of another model"
         if inline:
             width = row_bytes(message.dim, asked.embed.dtype)
             assert bytes(reply.payload) == b"".join(vector(text, width) for text in texts), "a row went astray"
