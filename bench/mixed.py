@@ -67,7 +67,8 @@ def queries_load(order: dict[str, Any]) -> None:
 def bulk_load(order: dict[str, Any]) -> None:
     """Until it is told to end; `turn` lets each client begin with other texts."""
     texts = json.loads(Path(order["texts"]).read_text())["documents"]
-    texts = texts[order["turn"] :] + texts[: order["turn"]]
+    # No other client's texts, or those that wait at the same time would be computed once for both.
+    texts = [f"{order['turn']} {text}" for text in texts[order["turn"] :] + texts[: order["turn"]]]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what is still open is cancelled on the way out
     with Client(order["endpoint"]) as pool:
         pool.model(timeout_s=30)

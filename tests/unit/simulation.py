@@ -33,7 +33,7 @@ from tests.unit.transcript import SEGMENT, core
 from tests.unit.virtual import Clock, Thread
 
 UNIT_MS = 0.05
-LINK_S = 75e-6  # half of the round trip that core.DEPTH is there for
+LINK_S = 75e-6  # half of the round trip that load.DEPTH is there for
 REAP_S = 0.005  # from a worker's end to the core's knowing of it
 CHECK_EVERY = 200  # steps: the check is linear in all that is open
 

@@ -681,4 +681,4 @@ def test_how_many_such_rows_are_remembered_is_bounded() -> None:
             play(made, lost(made, worker), 1.0)
             worker += 1
             play(made, joined(worker), 1.0)
-    assert len(made.suspects.poison) == MOST_POISON
+    assert len(made.retries.suspects.poison) == MOST_POISON

@@ -2,7 +2,7 @@
 
 Called by server.Server, which turns frames into events and carries the actions out. The tests play histories through
 `handle` and call `check` after every step. (Over the usual length: the rules below hold over all of it. What could be told
-apart is: admission, alike, queue, cost, suspects, state, events, invariants.)
+apart is: admission, alike, queue, cost, load, jobs, retries, suspects, state, events, invariants.)
 
 Rules
 1. Every admitted request ends in exactly one Reply to the session that asked: Vectors or Refused. A request that is not
@@ -12,10 +12,9 @@ Rules
 3. A job is in one worker's hands. It leaves them when the worker answers, or when the supervisor has reaped the worker
    (`Lost`). Silence is answered with Kill, never with giving the job away.
 4. A job whose worker died while running it runs once more elsewhere, and is a suspect (suspects.py): the row that kills is
-   found, its request alone refused, and it is refused at once if it comes again. A job that its worker had not begun is no
-   suspect (a worker may be dead before it is known to be), unless that happens MOST_LOSSES times.
+   found, its request alone refused, and it is refused at once if it comes again.
 5. Answers from workers that are gone, and for jobs that were given away, change nothing.
-6. What waits is bounded in rows and bytes; what runs is at most DEPTH jobs of each class per worker. What nobody wants any
+6. What waits is bounded in rows and bytes; what runs is at most load.DEPTH jobs of each class per worker. What nobody wants any
    more (refused, or its client gone) waits nowhere.
 7. Interactive work waits for no bulk job: it goes to the worker with the least of its kind, which interrupts what it runs.
 8. What cannot be answered within its budget is not begun: refused when it comes, or at the latest when its turn does.
@@ -25,7 +24,6 @@ Rules
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable
 
 from embedpool import protocol as wire
@@ -54,17 +52,18 @@ from embedpool.router.events import (
     Switched,
 )
 from embedpool.router.invariants import check
+from embedpool.router.jobs import chars_of, message, rows_done
+from embedpool.router.load import Load, least_busy
 from embedpool.router.queue import Line, Queue
+from embedpool.router.retries import Retries
 from embedpool.router.state import Counters, Job, Request, Session, Slice, Worker
 from embedpool.router.suspects import Suspects
-from embedpool.shm.layout import room_bytes, row_bytes
+from embedpool.shm.layout import room_bytes
 
-DEPTH = 2  # of each class: one job running, one ahead, so that a worker never waits for the router's round trip (150 us)
 SWEEP_S = 0.02  # how often requests are looked at for having expired and workers for being hung
 SWEEP_REQUEST_S = 1e-5  # and, for each of them, how much less often: looking takes 0.1 us, so that is 1 % of the time
 HANG_FACTOR = 20.0  # a job is hung after this many times its estimate, and never before `hang_s`
 MAX_JOB_ROWS = 256
-MOST_LOSSES = 4
 SOON_S = 250e-6  # edge.SOON_S, which this module must not import: it knows no socket
 
 
@@ -78,15 +77,13 @@ class Core:
         self.cost = CostModel(model.max_tokens)
         self.queue = Queue()
         self.alike = Alike()
-        self.suspects = Suspects()
         self.sessions: dict[bytes, Session] = {}
         self.workers: dict[int, Worker] = {}
-        self.retries: deque[Job] = deque()
+        self.retries = Retries()
         self.counters = Counters()
         self.draining = False
         self.failed = ""
-        self._serving = 1  # how many workers take jobs; 1 if there are none, for they will come
-        self.in_hand = {True: 0, False: 0}  # units in workers' hands, urgent and not
+        self.load = Load(self.queue, self.retries)
         self.awake_until = 0.0  # an answer is due so soon that sleeping would take longer
         self._drained = False
         self._now = 0.0
@@ -97,15 +94,20 @@ class Core:
         """One event's consequences. An event about a session or worker that is not known changes nothing."""
         out: list[Action] = []
         self._now = now
+        waiting = len(self.queue.held)
         if type(event) is Asked:  # these two are nearly all events
             self._asked(event, now, out)
+            changed = len(self.queue.held) != waiting  # a request that was refused, one of many then, changes nothing
         elif type(event) is Finished:
             self._finished(event, now, out)
+            changed = True
         else:
             self._other(event, out)
+            changed = True
         if now >= self._sweep_at:
             self._expire(now, out)
-        if self.queue.held or self.retries:
+            changed = True
+        if changed and (self.queue.held or self.retries):
             self._dispatch(now, out)
         if self.draining and not self._drained and not self._open_requests():
             self._drained = True
@@ -116,7 +118,7 @@ class Core:
         match event:
             case Joined():
                 self.workers[event.worker] = Worker()
-                self._count_serving()
+                self.load.count(self.workers)
                 self.cost.seed(event.unit_ms)
             case Lost():
                 self._lost(event, out)
@@ -145,14 +147,11 @@ class Core:
     def _busy(self) -> bool:
         return bool(self.queue.held or self.retries or any(worker.jobs for worker in self.workers.values()))
 
-    def _count_serving(self) -> None:
-        self._serving = max(1, sum(worker.takes_jobs for worker in self.workers.values()))
-
     def _retire(self, number: int, out: list[Action]) -> None:
         worker = self.workers.get(number)
         if worker is not None:
             worker.retiring = True
-            self._count_serving()
+            self.load.count(self.workers)
             if not worker.jobs:
                 out.append(Retired(number))
 
@@ -162,7 +161,7 @@ class Core:
         if other or event.relearn:
             self.cost = CostModel(event.model.max_tokens)
         if other:
-            self.suspects = Suspects()
+            self.retries.suspects = Suspects()
             for key in list(self.sessions):
                 self._closed(key)
             for number in self.workers:
@@ -185,8 +184,8 @@ class Core:
             self._reply(event.session, Vectors(ask.id, 0, dim, 0, self.model.fingerprint, ask.offset is None), out)
             return
         request = self._request(session, event, dim, now)
-        late = self._too_late(request)
-        if late is not None:
+        late = self.load.too_late(request, self.cost, self.rules, now) if self.workers else None
+        if late is not None and not self.alike.leads_none(request):
             self._reply(event.session, late, out)
             return
         if ask.offset is None:
@@ -198,11 +197,12 @@ class Core:
 
     def _request(self, session: Session, event: Asked, dim: int, now: float) -> Request:
         ask = event.ask
-        units = [self.cost.units(chars) for chars in _chars(ask)]
+        units = [self.cost.units(chars) for chars in chars_of(ask)]
         order = sorted(range(len(units)), key=units.__getitem__)
-        # All processes of a machine share this clock; what lies in the router's socket for a while has less time left.
-        sent_at = ask.sent_s if 0.0 < ask.sent_s < now else now
-        deadline_at = sent_at + ask.budget_ms / 1e3
+        # All processes of a machine share this clock. What took so long to come takes about as long to go back: where more is
+        # asked than can be done, messages lie in sockets.
+        way_s = now - ask.sent_s if 0.0 < ask.sent_s < now else 0.0
+        deadline_at = now - 2 * way_s + ask.budget_ms / 1e3
         interactive = self.rules.is_interactive(ask)
         return Request(session, ask, dim, event.nbytes, units, now, deadline_at, interactive, order)
 
@@ -213,42 +213,20 @@ class Core:
             return Refused(ask.id, "draining", "the pool is stopping: ask again", retryable=True, retry_after_ms=1000)
         return (
             self.rules.invalid(self.model, ask, session.segment_bytes)
-            or (self._poisoned(ask) if self.suspects.poison else None)
+            or (self._poisoned(ask) if self.retries.suspects.poison else None)
             or self.rules.too_full(ask, nbytes, self.queue, session, self._backlog_ms)
         )
 
     def _poisoned(self, ask: Embed) -> Refused | None:
         """A row that ended its workers a while ago is not tried again: nobody can take the pool down by asking for it again."""
-        self.suspects.forget(self._now)
+        self.retries.suspects.forget(self._now)
         for row in range(len(ask.texts)):
-            if hash(key_of(ask, row)) in self.suspects.poison:
+            if hash(key_of(ask, row)) in self.retries.suspects.poison:
                 return Refused(ask.id, "poison_row", f"text {row} ended every worker that read it a while ago", row=row)
         return None
 
     def _backlog_ms(self) -> float:
-        """Estimated time until a job given out now would start, if it had to wait for all others."""
-        retries = sum(job.units for job in self.retries)
-        units = sum(self.queue.units.values()) + sum(self.in_hand.values())
-        return self.cost.wait_ms(units + retries) / self._serving
-
-    def _too_late(self, request: Request) -> Refused | None:
-        """Interactive work overtakes what is bulk, and sessions take turns. Unknown while no worker has started yet."""
-        if not self.workers:
-            return None
-        urgent, units = request.interactive, request.units
-        own_ms = self.cost.ms(max(max(units), sum(units) / self._serving))
-        left_ms = (request.deadline_at - self._now) * 1e3
-        begun = sum(job.units for job in self.retries if job.urgent or not urgent)
-        begun += self.in_hand[True] + (0 if urgent else self.in_hand[False])
-
-        def late(waiting: float) -> Refused | None:
-            wait_ms = self.cost.wait_ms(begun + waiting) / self._serving
-            return self.rules.too_late(request.ask, own_ms, wait_ms, left_ms)
-
-        if late(self.queue.units[True] + (0 if urgent else self.queue.units[False])) is None:
-            return None  # even behind all that waits: the usual case, and this is cheap to know
-        refusal = late(self.queue.units_before(request, self.rules.slice_ms / self.cost.unit_ms))
-        return None if refusal is not None and self.alike.leads_none(request) else refusal
+        return self.load.backlog_ms(self.cost)
 
     def _cancel(self, event: CancelAsked, out: list[Action]) -> None:
         session = self.sessions.get(event.session)
@@ -261,7 +239,7 @@ class Core:
         if request.refusal is None:
             request.refusal = refusal
         self._stop_waiting(request)
-        self._purge_retries()
+        self._lead_anew(self.alike.left(self.retries.drop_abandoned()))
         self._settle(request, out)
 
     def _stop_waiting(self, request: Request) -> None:
@@ -304,7 +282,7 @@ class Core:
         session.closed = True
         for request in session.open.values():
             self._stop_waiting(request)  # rows in a worker's hands finish into a segment that nobody reads
-        self._purge_retries()
+        self._lead_anew(self.alike.left(self.retries.drop_abandoned()))
 
     def _open_requests(self) -> bool:
         return any(session.open for session in self.sessions.values())
@@ -325,7 +303,7 @@ class Core:
         for number, worker in self.workers.items():
             if worker.jobs and now >= worker.jobs[0].hung_at and not worker.killed:
                 worker.killed = True
-                self._count_serving()
+                self.load.count(self.workers)
                 out.append(Kill(number, f"no answer to a job of {worker.jobs[0].rows()} rows"))
         self._sweep_at = now + SWEEP_S + SWEEP_REQUEST_S * len(self.queue.held)
         again = (piece.request for job in self.retries for piece in job.slices)
@@ -345,36 +323,23 @@ class Core:
         """First what is interactive (rule 7), then every worker is kept busy with the rest."""
         for urgent in (True, False):
             while self._waits(urgent):
-                number = self._least_busy(urgent)
+                number = least_busy(self.workers, urgent)
                 job = self._next(urgent, self.workers[number], out) if number else None
                 if job is None:
                     break
                 self._give(number, self.workers[number], job, now, out)
 
     def _waits(self, urgent: bool) -> bool:
-        return bool(self._line(urgent)) or any(job.urgent == urgent for job in self.retries)
+        return bool(self._line(urgent)) or self.retries.has(urgent)
 
     def _line(self, urgent: bool) -> Line:
         return self.queue.interactive if urgent else self.queue.bulk
 
-    def _least_busy(self, urgent: bool) -> int:
-        """The worker with room for such a job that has the least to do before it, then at all, and then that which was given
-        one the longest time ago: what it runs gives way to queries only so often. 0 for none."""
-        best, least = 0, (math.inf, math.inf, math.inf)
-        for number, worker in self.workers.items():
-            if worker.takes_jobs and sum([job.urgent == urgent for job in worker.jobs]) < DEPTH:
-                every = sum([job.units for job in worker.jobs])
-                before = sum([job.units for job in worker.jobs if job.urgent]) if urgent else every
-                if (before, every, worker.given) < least:
-                    best, least = number, (before, every, worker.given)
-        return best
-
     def _next(self, urgent: bool, worker: Worker, out: list[Action]) -> Job | None:
         """The next job of this class for this worker, if one waits that is not too late (rule 8)."""
-        for job in self.retries:
-            if job.urgent == urgent:
-                self.retries.remove(job)
-                return job
+        again = self.retries.take(urgent)
+        if again is not None:
+            return again
         begins_at = self._now + self.cost.wait_ms(sum(job.units for job in worker.jobs if job.urgent or not urgent)) / 1e3
 
         def late(request: Request) -> bool:
@@ -406,14 +371,14 @@ class Core:
         job.hung_at = job.began_at = math.inf
         place = sum(other.urgent for other in worker.jobs) if job.urgent else len(worker.jobs)
         worker.jobs.insert(place, job)  # it overtakes what is not urgent
-        self.in_hand[job.urgent] += job.units
+        self.load.given(job)
         worker.given = job.id
         if not place:
             self._start_clock(job, now)
             if len(worker.jobs) > 1:
                 worker.jobs[1].chained = False
         self.counters.jobs += 1
-        out.append(SendJob(number, wire.Job(job.id, tuple([self._part(s) for s in job.slices]), job.urgent, job.repeats)))
+        out.append(SendJob(number, message(job)))
 
     def _start_clock(self, job: Job, now: float) -> None:
         """The job runs now, or goes on after another one."""
@@ -422,25 +387,6 @@ class Core:
         job.hung_at = now + max(self.rules.hang_s, HANG_FACTOR * estimate_s)
         if estimate_s < SOON_S:
             self.awake_until = now + SOON_S
-
-    def _part(self, piece: Slice) -> wire.Part:
-        request, ask = piece.request, piece.request.ask
-        session = request.session
-        texts = ask.texts if len(piece.rows) == 1 == len(ask.texts) else tuple([ask.texts[row] for row in piece.rows])
-        return wire.Part(
-            session.segment if ask.offset is not None else "",
-            session.segment_bytes,
-            ask.offset or 0,
-            request.dim,
-            piece.rows,
-            texts,
-            ask.prompt_name,
-            ask.normalize,
-            ask.truncate,
-            ask.dtype,
-            ask.prompt,
-            tuple([ask.titles[row] for row in piece.rows]) if ask.titles else (),
-        )
 
     def _finished(self, event: Finished, now: float, out: list[Action]) -> None:
         worker = self.workers.get(event.worker)
@@ -463,7 +409,8 @@ class Core:
         payload = memoryview(event.payload)
         for i, piece in enumerate(job.slices):
             tokens = event.done.tokens[i] if i < len(event.done.tokens) else 0
-            payload = self._rows_done(piece, tokens, payload)
+            payload = rows_done(piece, tokens, payload)
+            self.counters.tokens += tokens
             self._piece_ended(piece, failures.get(i), out)
         orphans = self.alike.left(job.slices)
         if orphans:
@@ -473,7 +420,7 @@ class Core:
 
     def _take_back(self, worker: Worker, job: Job) -> None:
         worker.jobs.remove(job)
-        self.in_hand[job.urgent] -= job.units
+        self.load.taken_back(job)
 
     def _learn(self, job: Job, done: wire.Done) -> None:
         self.cost.learn(job.units, done.run_ms)
@@ -492,19 +439,6 @@ class Core:
             self._give(number, worker, job, now, out)
         self._lead_anew(places[len(now_on) :])
 
-    def _rows_done(self, piece: Slice, tokens: int, payload: memoryview) -> memoryview:
-        """Books a slice's rows; returns the payload behind its inline rows."""
-        request = piece.request
-        request.done_rows += len(piece.rows)
-        request.tokens += tokens
-        self.counters.tokens += tokens
-        if request.inline is None:
-            return payload
-        width = row_bytes(request.dim, request.ask.dtype)
-        for i, row in enumerate(piece.rows):
-            request.inline[row * width : (row + 1) * width] = payload[i * width : (i + 1) * width]
-        return payload[len(piece.rows) * width :]
-
     def _piece_ended(self, piece: Slice, failure: Failure | None, out: list[Action]) -> None:
         request = piece.request
         request.in_jobs -= 1
@@ -520,34 +454,17 @@ class Core:
         worker = self.workers.pop(event.worker, None)
         if worker is None:
             return
-        self._count_serving()
+        self.load.count(self.workers)
         jobs = list(worker.jobs)
         self.counters.requeued += len(jobs)
         for job in jobs:
             self._take_back(worker, job)
             if job.repeats:
                 job.forget_repeat()
-        suspect = self._suspect(jobs, event.begun)
         self._settle_dropped([piece for job in jobs for piece in job.drop_abandoned()], out)
-        for job in reversed(jobs):
-            if job is suspect and job.slices:
-                self._try_again(job, out)
-            elif job.slices:
-                self.retries.appendleft(job)
-
-    def _suspect(self, jobs: list[Job], begun: int) -> Job | None:
-        """Which of its jobs a worker died with: the one that it had begun. One that is never begun may end workers before
-        they can say so."""
-        for job in jobs:
-            if job.id == begun:
-                return job
-        if not jobs:
-            return None
-        jobs[0].losses += 1
-        if jobs[0].losses < MOST_LOSSES:
-            return None
-        jobs[0].losses = 0
-        return jobs[0]
+        poison = self.retries.add([job for job in jobs if job.slices], event.begun, self._now, self._job)
+        if poison is not None:
+            self._poison(poison, out)
 
     def _settle_dropped(self, dropped: list[Slice], out: list[Action]) -> None:
         """Rows that were taken out of jobs because nobody wants them any more."""
@@ -555,48 +472,15 @@ class Core:
         for request in dict.fromkeys(piece.request for piece in dropped):
             self._settle(request, out)
 
-    def _try_again(self, suspect: Job, out: list[Action]) -> None:
-        """The job that a worker died with (rule 4)."""
-        match self.suspects.died_with(suspect, self._now):
-            case "again":
-                self.retries.appendleft(suspect)
-            case "split":
-                self.retries.extendleft(reversed(self._halves(suspect)))
-            case "poison":
-                self._poison(suspect.slices[0], out)
-
-    def _purge_retries(self) -> None:
-        """Takes out of the jobs that wait for a second try the rows that nobody wants any more."""
-        for job in list(self.retries):
-            dropped = job.drop_abandoned()
-            if dropped and not job.slices:
-                self.retries.remove(job)
-            self._lead_anew(self.alike.left(dropped))
-
-    def _halves(self, job: Job) -> list[Job]:
-        """The suspects in two jobs, each with one death to its name: one more splits it again."""
-        places = [(s.request, row) for s in job.slices for row in s.rows]
-        for piece in job.slices:
-            piece.request.in_jobs -= 1
-        halves = []
-        for part in (places[: len(places) // 2], places[len(places) // 2 :]):
-            slices = slices_of(part)
-            for piece in slices:
-                piece.request.in_jobs += 1
-            halves.append(self._job(slices, job.urgent, deaths=1, lineage=job.lineage))
-        return halves
-
     def _poison(self, piece: Slice, out: list[Action]) -> None:
         """Refuses the row's request, and all others that wait for the same row."""
         key = key_of(piece.request.ask, piece.rows[0])
-        self.suspects.remember(hash(key), self._now)
+        self.retries.suspects.remember(hash(key), self._now)
         piece.request.in_jobs -= 1
         others = self.alike.left([piece])
         self._lead_anew(others)
         others += [place for place in self.alike.leaders(key) if place[1] in place[0].waiting]
-        others += [
-            (s.request, row) for job in self.retries for s in job.slices for row in s.rows if key_of(s.request.ask, row) == key
-        ]
+        others += self.retries.places(key)
         for request, row in [(piece.request, piece.rows[0]), *others]:
             reason = f"text {row} ended every worker that read it; the other texts are fine"
             if request.refusal is None:  # a request can hold the row twice
@@ -605,11 +489,3 @@ class Core:
     def check(self) -> None:
         """Raises AssertionError where a rule does not hold; see invariants.check."""
         check(self)
-
-
-def _chars(ask: Embed) -> Iterable[int]:
-    """How much the model has to read per row: the text with what is put before it. (The model's own prompts are short.)"""
-    before = len(ask.prompt or "")
-    if ask.titles:
-        return [before + len(title) + len(text) for title, text in zip(ask.titles, ask.texts, strict=True)]
-    return [before + len(text) for text in ask.texts] if before else map(len, ask.texts)

@@ -9,7 +9,7 @@ from embedpool.router.alike import key_of
 if TYPE_CHECKING:
     from embedpool.router.core import Core
 
-MOST_JOBS = 2  # of each class: core.DEPTH, stated again so that a change there is noticed here
+MOST_JOBS = 2  # of each class: load.DEPTH, stated again so that a change there is noticed here
 
 
 def check(core: Core) -> None:
@@ -56,7 +56,7 @@ def check(core: Core) -> None:
             assert not request.waiting and not request.following, "refused but still waiting"
         assert request.in_jobs or request.waiting or request.following, "open, but nothing is coming"
         assert not (request.waiting or request.following) or request in core.queue.held
-    for kind, units in core.in_hand.items():
+    for kind, units in core.load.in_hand.items():
         assert units == sum(job.units for worker in core.workers.values() for job in worker.jobs if job.urgent == kind)
     _check_alike(core, held)
 

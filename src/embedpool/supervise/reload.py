@@ -21,6 +21,7 @@ from embedpool.errors import ConfigError, EmbedpoolError, ModelError
 from embedpool.supervise.cores import plan, read_machine
 from embedpool.supervise.resolving import Resolving
 from embedpool.supervise.slots import Generation, Slot
+from embedpool.supervise.specs import router_spec
 
 if TYPE_CHECKING:
     from embedpool.supervise.supervisor import Supervisor
@@ -88,7 +89,7 @@ class Reload:
         supervisor, self._coming = self._supervisor, None
         old, supervisor.serving = supervisor.serving, coming
         relearn = old.config.threads_per_worker != coming.config.threads_per_worker
-        supervisor.say(control.Switch(supervisor.router_spec().to_json(), relearn))
+        supervisor.say(control.Switch(router_spec(coming, supervisor.place).to_json(), relearn))
         old.forkserver.leaving = True
         if old.forkserver.child is not None:
             old.forkserver.child.kill()

@@ -27,19 +27,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from embedpool import __version__, control
+from embedpool import control
 from embedpool.config import Config
 from embedpool.lifeline import adopt_orphans
-from embedpool.router.admission import Admission
-from embedpool.router.spec import RouterSpec
 from embedpool.supervise import watch
 from embedpool.supervise.forks import ForkFailed, Forks
 from embedpool.supervise.place import Place
 from embedpool.supervise.processes import end, end_strays, record, spawn
 from embedpool.supervise.reload import Reload
 from embedpool.supervise.slots import Generation, Slot
+from embedpool.supervise.specs import router_spec, worker_spec
 from embedpool.worker.forkserver import Fork
-from embedpool.worker.spec import WorkerSpec
 
 log = logging.getLogger("embedpool.supervisor")
 
@@ -141,7 +139,7 @@ class Supervisor:
     def _start_router(self) -> None:
         ours, theirs = control.pair()
         with theirs:
-            spec = self.router_spec().to_json()
+            spec = router_spec(self.serving, self.place).to_json()
             self.router.child = spawn("router", self.programs.router, [spec, str(theirs.fileno())], [theirs.fileno()])
         self._link = ours
         self.selector.register(ours, selectors.EVENT_READ, self._hear)
@@ -159,16 +157,10 @@ class Supervisor:
     def _start_forkserver(self, slot: Slot) -> None:
         generation = slot.generation
         assert generation is not None
-        spec = WorkerSpec(
-            endpoint=self.place.workers_endpoint,
-            segments=str(self.place.segments),
-            threads=generation.config.threads_per_worker,
-            model=generation.spec,
-        )
         ours, theirs = control.pair()
         with theirs:
-            fds = [theirs.fileno(), self._lifeline]
-            slot.child = spawn("forkserver", self.programs.worker, [spec.to_json(), *map(str, fds)], fds)
+            spec, fds = worker_spec(generation, self.place).to_json(), [theirs.fileno(), self._lifeline]
+            slot.child = spawn("forkserver", self.programs.worker, [spec, *map(str, fds)], fds)
         generation.forks = Forks(ours)
         self.selector.register(generation.forks, selectors.EVENT_READ, lambda forks: self._forkserver_spoke(generation, forks))
 
@@ -209,29 +201,6 @@ class Supervisor:
         """To the router, if there is one: a new one is told all that matters."""
         if self._link is not None:
             control.say(self._link, note)
-
-    def router_spec(self) -> RouterSpec:
-        """What the generation that serves asks of a router."""
-        config = self.config
-        rules = {name: getattr(config, name) for name in Admission.__dataclass_fields__ if hasattr(config, name)}
-        return RouterSpec(
-            endpoint=config.endpoint_url(),
-            workers_endpoint=self.place.workers_endpoint,
-            segments=str(self.place.segments) if config.endpoint_url().startswith("ipc://") else "",
-            model=self.serving.spec.card(),
-            admission=Admission(**rules),
-            max_sessions=config.max_sessions,
-            max_segment_bytes=config.max_segment_bytes,
-            max_shm_bytes=config.max_shm_bytes,
-            max_request_bytes=config.max_request_bytes,
-            session_idle_s=config.session_idle_s,
-            pool={
-                "version": __version__,
-                "pid": str(os.getpid()),
-                "runtime_dir": str(self.place.path),
-                "plan": self.serving.plan.reason,
-            },
-        )
 
     def _record(self) -> None:
         record(self.place.record, self._children())
