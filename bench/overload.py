@@ -8,7 +8,7 @@ to the instant at which AsyncClient.embed has raised; and the same from the call
 What makes 10 x capacity takes processor time from the workers of a machine with few cores, which a pool cannot help. Capacity
 is therefore also measured beside the same load (same processes, same rate) put on a router of ours that only
 refuses: what is missing then is what sending and refusing so many requests costs, whoever refuses them. Goodput is compared
-with both. Each is measured before and after the overload; the mean counts, because the machine's speed drifts.
+with both, and, as what a core of a worker's time gives, with capacity alone. Each is measured before and after the overload; the mean counts, because the machine's speed drifts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -165,12 +166,22 @@ LOADS_BY_ROLE = {"overload": overload_load, "closed": closed_load, "refuser": re
 # ── what is measured ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def capacity(pool: Pool, seconds: float, texts: str) -> float:
-    """Requests per second that the pool answers while there are always more."""
+@dataclass(frozen=True)
+class Capacity:
+    """Requests per second that the pool answers while there are always more, and its workers' processor time in that."""
+
+    per_s: float
+    workers_cores: float
+
+
+def capacity(pool: Pool, seconds: float, texts: str) -> Capacity:
     order = {"role": "closed", "endpoint": pool.endpoint, "texts": texts, "seconds": seconds}
+    workers = workers_of(pool.pid)
     with loads(__file__, [order]) as (load,):
+        used_s = -cpu_s(workers)
         load.begin(time.monotonic())
-        return float(load.saw(within_s=seconds + 60)["answered"]) / seconds
+        answered = float(load.saw(within_s=seconds + 60)["answered"])
+        return Capacity(answered / seconds, (used_s + cpu_s(workers)) / seconds)
 
 
 @contextmanager
@@ -250,11 +261,12 @@ def thirds(sizes: list[int]) -> dict[str, float]:
     return {"first_third": round(first, 2), "last_third": round(last, 2), "ratio": round(last / first, 4)}
 
 
-def results(found: dict[str, Any], capacities: dict[str, list[float]], given: argparse.Namespace) -> dict[str, Any]:
+def results(found: dict[str, Any], capacities: dict[str, list[Capacity]], given: argparse.Namespace) -> dict[str, Any]:
     outcomes = Counter(found["outcome"].tolist())
     refused = found["outcome"] == "overloaded"
     goodput = outcomes["done"] / given.duration
-    alone, beside = (float(np.mean(capacities[name])) for name in ("alone", "beside_refusals"))
+    alone, beside = (float(np.mean([each.per_s for each in capacities[name]])) for name in ("alone", "beside_refusals"))
+    of_a_core = float(np.mean([each.per_s / each.workers_cores for each in capacities["alone"]]))
     memory = thirds(found["sizes"])
     refusal_ms = in_ms(found["ms"][refused]) if refused.any() else {}
     answered_by_pool = set(outcomes) <= {"done", "late", "overloaded", "expired"}
@@ -264,11 +276,12 @@ def results(found: dict[str, Any], capacities: dict[str, list[float]], given: ar
         "tokens_of_a_request": TOKENS,
         "timeout_s": given.timeout_s,
         "duration_s": given.duration,
-        "capacity_per_s": {name: [round(rate, 1) for rate in rates] for name, rates in capacities.items()},
+        "capacity_per_s": {name: [round(each.per_s, 1) for each in every] for name, every in capacities.items()},
         "offered_per_s": round(len(found["ms"]) / given.duration, 1),
         "offered_of_capacity": round(len(found["ms"]) / given.duration / alone, 2),
         "goodput_per_s": round(goodput, 1),
         "goodput_of_capacity": {"alone": round(goodput / alone, 3), "beside_refusals": round(goodput / beside, 3)},
+        "goodput_per_worker_core_of_capacity": round(goodput / found["cores"]["workers"] / of_a_core, 3),
         "outcomes": outcomes,
         "done_ms": in_ms(found["ms"][found["outcome"] == "done"]) if outcomes["done"] else {},
         "refusal_ms": refusal_ms,
@@ -297,7 +310,7 @@ def main() -> None:
     if given.load:
         LOADS_BY_ROLE[given.load["role"]](given.load)
         return
-    capacities: dict[str, list[float]] = {"alone": [], "beside_refusals": []}
+    capacities: dict[str, list[Capacity]] = {"alone": [], "beside_refusals": []}
     shares: list[dict[str, float]] = []
     with tempfile.NamedTemporaryFile("w", suffix=".json") as texts, Pool(MODEL, workers=given.workers) as pool:
         json.dump(texts_of(TOKENS, 400), texts)
@@ -307,13 +320,13 @@ def main() -> None:
 
         def measure_capacity() -> None:
             capacities["alone"].append(capacity(pool, given.capacity_seconds, texts.name))
-            per_s = FACTOR * capacities["alone"][0]
+            per_s = FACTOR * capacities["alone"][0].per_s
             with beside_refusals(texts.name, per_s, given.capacity_seconds, given.timeout_s) as share:
                 capacities["beside_refusals"].append(capacity(pool, given.capacity_seconds, texts.name))
             shares.append(share)
 
         measure_capacity()
-        found = overloaded(pool, texts.name, FACTOR * capacities["alone"][0], given)
+        found = overloaded(pool, texts.name, FACTOR * capacities["alone"][0].per_s, given)
         measure_capacity()
         all_computed(pool)
     if given.raw:
