@@ -1,14 +1,15 @@
 """Ten times the work that the pool can do, for a minute, with MiniLM: what is done, and how fast the rest is refused.
 
 capacity: single-text requests of 30 tokens answered per second while AHEAD of them are always open;
-goodput: requests answered with vectors within `timeout_s`, per second from the first one due to the last one due;
+goodput: requests answered with vectors within `timeout_s` after they were due, per second from the first one due to the last;
 refusal: from the instant at which a request is due (a Poisson process in bursts of BURST_S, whatever became of those before it)
-to the instant at which AsyncClient.embed has raised; and the same from the call of embed.
+to the instant at which its refusal has been read; and the same from the instant at which it was sent.
 
-What makes 10 x capacity takes processor time from the workers of a machine with few cores, which a pool cannot help. Capacity
-is therefore also measured beside the same load (same processes, same rate) put on a router of ours that only
-refuses: what is missing then is what sending and refusing so many requests costs, whoever refuses them. Goodput is compared
-with both, and, as what a core of a worker's time gives, with capacity alone. Each is measured before and after the overload; the mean counts, because the machine's speed drifts.
+Clients speak the bare protocol; no two texts that wait at the same time are equal. What makes 10 x capacity takes time from the
+workers of a machine with few cores, which a pool cannot help. Capacity is therefore also measured beside the same load
+(same processes, same rate) put on a router of ours that only refuses: what is missing then is what sending and refusing so many
+requests costs, whoever refuses them. Goodput is compared with both, and, per core of the workers' time, with capacity alone.
+Each is measured before and after the overload; the mean counts, because the machine's speed drifts.
 """
 
 from __future__ import annotations
