@@ -10,8 +10,6 @@ from embedpool.router.queue import Queue
 from embedpool.router.state import Session
 from embedpool.shm.layout import fits, room_bytes
 
-WAIT_SHARE = 0.8
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
@@ -89,17 +87,11 @@ class Admission:
             return None
         return _overloaded(ask, reason, backlog_ms())
 
-    def too_late(self, ask: Embed, own_ms: float, wait_ms: float, left_ms: float) -> Refused | None:
-        """Why a request that takes so long, and waits so long before, cannot be done in what is left of its budget; or None.
 
-        An estimate that is a tenth too low would let in more than can be done, and then nearly all of it comes too late: so
-        only WAIT_SHARE of the budget is given to waiting.
-        """
-        late_ms = own_ms + wait_ms / WAIT_SHARE - left_ms
-        if late_ms <= 0.0:
-            return None
-        reason = f"an answer would take about {own_ms + wait_ms:.0f} ms, too long for the budget of {ask.budget_ms:.0f} ms"
-        return _overloaded(ask, reason, late_ms)
+def too_late(ask: Embed, own_ms: float, wait_ms: float, late_ms: float) -> Refused:
+    """To a request that takes so long, and waits so long before, and so would be answered so much too late."""
+    reason = f"an answer would take about {own_ms + wait_ms:.0f} ms, too long for the budget of {ask.budget_ms:.0f} ms"
+    return _overloaded(ask, reason, late_ms)
 
 
 def _has_room(more: int, own: int, all: int, most: int) -> bool:

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from embedpool.protocol import Refused
-from embedpool.router.admission import Admission
+from embedpool.router.admission import Admission, too_late
 from embedpool.router.cost import CostModel
 from embedpool.router.queue import Queue
 from embedpool.router.retries import Retries
 from embedpool.router.state import Job, Request, Worker
 
+# An estimate that is a tenth too low would let in more than can be done, and then nearly all of it comes too late: so only this
+# share of the budget is given to waiting.
+WAIT_SHARE = 0.8
 DEPTH = 2  # of each class: one job running, one ahead, so that a worker never waits for the router's round trip (150 us)
 
 
@@ -48,12 +51,13 @@ class Load:
         left_ms = (request.deadline_at - now) * 1e3
         begun = self.retries.units(urgent_only=urgent) + self.in_hand[True] + (0 if urgent else self.in_hand[False])
 
-        def late(waiting: float) -> Refused | None:
-            return rules.too_late(request.ask, own_ms, cost.wait_ms(begun + waiting) / self.serving, left_ms)
-
-        if late(self.queue.units[True] + (0 if urgent else self.queue.units[False])) is None:
+        every = self.queue.units[True] + (0 if urgent else self.queue.units[False])
+        wait_ms = cost.wait_ms(begun + every) / self.serving
+        if own_ms + wait_ms / WAIT_SHARE <= left_ms:
             return None  # even behind all that waits: the usual case, and this is cheap to know
-        return late(self.queue.units_before(request, rules.slice_ms / cost.unit_ms))
+        wait_ms = cost.wait_ms(begun + self.queue.units_before(request, rules.slice_ms / cost.unit_ms)) / self.serving
+        late_ms = own_ms + wait_ms / WAIT_SHARE - left_ms
+        return too_late(request.ask, own_ms, wait_ms, late_ms) if late_ms > 0.0 else None
 
 
 def least_busy(workers: Mapping[int, Worker], urgent: bool) -> int:
