@@ -19,12 +19,15 @@ lint: $(VENV)/.installed
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/unit
 
-# First numbers: about twelve minutes on two cores. Writes bench/results/*.json and renders bench/README.md from them.
+# All numbers: about half an hour on two cores. Writes bench/results/*.json and renders README.md and bench/README.md from them.
 bench: $(VENV)/.installed
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/bulk.py
 	$(BIN)/python bench/models.py
 	$(BIN)/python bench/mixed.py
+	$(BIN)/python bench/chaos.py
+	$(BIN)/python bench/overload.py
+	$(BIN)/python bench/router.py
 	$(BIN)/python bench/render.py
 
 $(VENV)/.installed: pyproject.toml

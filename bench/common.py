@@ -104,6 +104,13 @@ def wait_for_workers(pool: Pool, count: int) -> list[int]:
         time.sleep(0.005)
 
 
+def all_computed(pool: Pool) -> None:
+    """Raises if a text was computed once for several requests: that is not what is measured here."""
+    alike = json.loads(pool.status(timeout_s=30))["counters"]["alike"]
+    if alike:
+        raise RuntimeError(f"{alike} texts were equal to others that waited or ran: they cost nothing")
+
+
 # ── what processes use ───────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -7,7 +7,8 @@ a query's worker time: processor time of the workers between two instants, divid
 bulk work.
 
 Every repeat has a pool of its own and measures queries alone, bulk alone, and both, in an order that rotates. Queries are
-made by one process, each bulk client (embed_documents over docstrings, again and again) is another.
+made by one process, each bulk client (embed_documents over DOCUMENTS docstrings, again and again) is another. A phase is about
+as long as it takes the bulk clients to be through with their texts, which are handed out longest first.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ sys.path.insert(0, str(ROOT))
 from tests.support import router_of, workers_of  # noqa: E402 - found by the path that is set above
 
 MODEL = "minilm"
+DOCUMENTS = 600  # of each bulk client
 RAMP_TOKENS = 3000  # of bulk work done before the time is taken: the queue is full by then
 LONGEST_RAMP_S = 60.0
 ORDERS = (("queries", "bulk", "both"), ("bulk", "both", "queries"), ("both", "queries", "bulk"))
@@ -65,9 +67,9 @@ def queries_load(order: dict[str, Any]) -> None:
 
 
 def bulk_load(order: dict[str, Any]) -> None:
-    """Until it is told to end; `turn` lets each client begin with other texts."""
+    """Until it is told to end. Clients have different texts: equal ones that wait together would be computed once for all."""
     texts = json.loads(Path(order["texts"]).read_text())["documents"]
-    texts = texts[order["turn"] :] + texts[: order["turn"]]
+    texts = texts[order["client"] * DOCUMENTS : (order["client"] + 1) * DOCUMENTS]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what is still open is cancelled on the way out
     with Client(order["endpoint"]) as pool:
         pool.model(timeout_s=30)
@@ -121,7 +123,7 @@ def usage(pool: Pool) -> Usage:
 
 def measure(pool: Pool, what: str, given: argparse.Namespace, texts: str, seed: int) -> Phase:
     common = {"endpoint": pool.endpoint, "texts": texts}
-    bulk_orders = [] if what == "queries" else [common | {"role": "bulk", "turn": 500 * i} for i in range(given.bulk_clients)]
+    bulk_orders = [] if what == "queries" else [common | {"role": "bulk", "client": i} for i in range(given.bulk_clients)]
     query = common | {"role": "queries", "per_s": given.queries, "seconds": given.seconds, "seed": seed}
     with loads(__file__, bulk_orders) as bulk, loads(__file__, [] if what == "bulk" else [query]) as queries:
         tokens = json.loads(pool.status())["counters"]["tokens"]
@@ -221,7 +223,7 @@ def main() -> None:
     if given.load:
         (queries_load if given.load["role"] == "queries" else bulk_load)(given.load)
         return
-    docs = docstrings(2000)
+    docs = docstrings(DOCUMENTS * given.bulk_clients)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as texts:
         json.dump({"queries": [doc.summary for doc in docs], "documents": [doc.text for doc in docs]}, texts)
         texts.flush()

@@ -42,7 +42,9 @@ def pipelined(endpoint: str, requests: int) -> float:
     assert isinstance(welcome, wire.Welcome), welcome
     held = ReadMap(welcome.segment, welcome.segment_bytes)
     row_bytes = welcome.models[0].dim * 4
-    frames = [wire.encode(wire.Embed(i, (TEXT,), (i % AHEAD) * row_bytes)) for i in range(AHEAD, AHEAD + requests)]
+    frames = [
+        wire.encode(wire.Embed(i, (f"{TEXT} {i % AHEAD}",), (i % AHEAD) * row_bytes)) for i in range(AHEAD, AHEAD + requests)
+    ]
     began = time.perf_counter()
     sent = answered = 0
     while answered < requests:

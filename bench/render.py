@@ -22,70 +22,100 @@ def spread(values: list[float]) -> str:
     return f"{min(values):,g} – {max(values):,g}"
 
 
+Row = tuple[str, str, str, str]  # what, its median, from – to over the repeats, goal
+
+
 def table() -> str:
     """The numbers as Markdown."""
-    overhead, bulk = result("overhead"), result("bulk")
-    trip, of_bulk = overhead["results"], bulk["results"]
-    p = trip["round_trip_us"]
-    trips = trip["round_trip_p50_us_of_each_repeat"]
-    rates = trip["pipelined_requests_per_s_of_each_repeat"]
-    rows = [
-        ("one query through client, router and echo worker, p50", f"{p['p50_us']:,g} µs", spread(trips), "≤ 250 µs"),
-        ("the same, p95 and p99", f"{p['p95_us']:,g} and {p['p99_us']:,g} µs", "", ""),
-        (
-            "single-text requests through the router, pipelined",
-            f"{trip['pipelined_requests_per_s']:,} /s",
-            spread(rates),
-            "≥ 20,000 /s",
-        ),
-        (
-            f"bulk, MiniLM, {of_bulk['workers']} workers",
-            f"{of_bulk['tokens_per_s']['pool']:,} tokens/s",
-            "",
-            "",
-        ),
-        (
-            "bulk, against a plain loop over one session on one core",
-            f"{of_bulk['ratio_to']['plain']:.2f} ×",
-            spread(of_bulk["ratio_to_of_each_repeat"]["plain"]),
-            "≥ 1.9 ×",
-        ),
-        (
-            f"bulk, against {of_bulk['workers']} such loops at once, each on its core",
-            f"{of_bulk['ratio_to']['each']:.2f} ×",
-            spread(of_bulk["ratio_to_of_each_repeat"]["each"]),
-            "",
-        ),
-        (
-            "bulk, against one such loop with all texts sorted by length and batched",
-            f"{of_bulk['ratio_to']['best']:.2f} ×",
-            spread(of_bulk["ratio_to_of_each_repeat"]["best"]),
-            "",
-        ),
-    ]
-    mixed = result("mixed")["results"]
-    ratios = [repeat["p95_ratio"] for repeat in mixed["of_each_repeat"]]
-    kept = [repeat["bulk_kept"] for repeat in mixed["of_each_repeat"]]
-    queries = mixed["queries_ms"]
-    rows += [
-        (
-            f"{mixed['queries_per_s']:g} queries/s beside {mixed['bulk_clients']} bulk clients, MiniLM: p95 to p95 alone",
-            f"{mixed['p95_ratio']:.2f} ×",
-            spread(ratios),
-            "≤ 2.5 ×",
-        ),
-        (
-            "the same in ms: p50 and p95 alone, and beside bulk",
-            f"{queries['alone']['p50']:.1f} and {queries['alone']['p95']:.1f},"
-            f" {queries['beside_bulk']['p50']:.1f} and {queries['beside_bulk']['p95']:.1f} ms",
-            "",
-            "",
-        ),
-        ("bulk beside those queries, of what they leave it", f"{mixed['bulk_kept']:.0%}", spread(kept), "≥ 80 %"),
-    ]
+    rows = [*of_overhead(), *of_router(), *of_bulk(), *of_mixed(), *of_chaos(), *of_overload()]
     lines = ["| what | median | repeats from – to | goal |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*lines, "", measured_on(overhead)]) + "\n"
+    return "\n".join([*lines, "", measured_on(result("overhead"))]) + "\n"
+
+
+def of_overhead() -> list[Row]:
+    trip = result("overhead")["results"]
+    p, trips = trip["round_trip_us"], trip["round_trip_p50_us_of_each_repeat"]
+    rate, rates = trip["pipelined_requests_per_s"], trip["pipelined_requests_per_s_of_each_repeat"]
+    return [
+        ("one query through client, router and echo worker, p50", f"{p['p50_us']:,g} µs", spread(trips), "≤ 250 µs"),
+        ("the same, p95 and p99", f"{p['p95_us']:,g} and {p['p99_us']:,g} µs", "", ""),
+        ("single-text requests through the router, pipelined by one client", f"{rate:,} /s", spread(rates), ""),
+    ]
+
+
+def of_router() -> list[Row]:
+    found = result("router")["results"]
+    bare, repeats = found["bare"], found["of_each_repeat"]["bare"]
+    rates, us = [each["requests_per_s"] for each in repeats], [each["router_us"] for each in repeats]
+    memory = f"{bare['router_mb_early']:.1f} and {bare['router_mb_at_end']:.1f} MB"
+    return [
+        (f"the same by {found['sessions']} clients", f"{bare['requests_per_s']:,} /s", spread(rates), "≥ 20,000 /s"),
+        ("the router's processor time for one of them", f"{bare['router_us']:.1f} µs", spread(us), "≤ 40 µs"),
+        (f"the router's memory after 100,000 and {bare['requests'] // 1000 * 1000:,} of them", memory, "", "flat"),
+    ]
+
+
+def of_bulk() -> list[Row]:
+    found = result("bulk")["results"]
+    ratio, repeats, workers = found["ratio_to"], found["ratio_to_of_each_repeat"], found["workers"]
+    against = {
+        "plain": ("a plain loop over one session on one core", "≥ 1.9 ×"),
+        "each": (f"{workers} such loops at once, each on its core", ""),
+        "best": ("one such loop with all texts sorted by length and batched", ""),
+    }
+    rows = [(f"bulk, MiniLM, {workers} workers", f"{found['tokens_per_s']['pool']:,} tokens/s", "", "")]
+    for name, (what, goal) in against.items():
+        rows.append((f"bulk, against {what}", f"{ratio[name]:.2f} ×", spread(repeats[name]), goal))
+    return rows
+
+
+def of_mixed() -> list[Row]:
+    found = result("mixed")["results"]
+    alone, beside = found["queries_ms"]["alone"], found["queries_ms"]["beside_bulk"]
+    ratios = [repeat["p95_ratio"] for repeat in found["of_each_repeat"]]
+    kept = [repeat["bulk_kept"] for repeat in found["of_each_repeat"]]
+    what = f"{found['queries_per_s']:g} queries/s beside {found['bulk_clients']} bulk clients, MiniLM"
+    in_ms = f"{alone['p50']:.1f} and {alone['p95']:.1f}, {beside['p50']:.1f} and {beside['p95']:.1f} ms"
+    return [
+        (f"{what}: p95 to p95 alone", f"{found['p95_ratio']:.2f} ×", spread(ratios), "≤ 2.5 ×"),
+        ("the same in ms: p50 and p95 alone, and beside bulk", in_ms, "", ""),
+        ("bulk beside those queries, of what they leave it", f"{found['bulk_kept']:.0%}", spread(kept), "≥ 80 %"),
+    ]
+
+
+def of_chaos() -> list[Row]:
+    found = result("chaos")["results"]
+    rows: list[Row] = []
+    for fault, how, goal in (("kill", "killed", "≤ 1.5 s"), ("stop", "stopped (SIGSTOP; `hang_s` 1)", "≤ 2.5 s")):
+        run = found[fault]
+        under, failed = run["under_faults"], sum(run["under_faults"]["failed"].values())
+        what = f"a worker {how} every {found['period_s']:g} s for {found['duration_s']:g} s, under queries and bulk work"
+        asked = f"{failed} of {under['queries'] + under['bulk_calls']:,}"
+        compared = f"{under['wrong_rows']} of {under['rows_compared']:,}"
+        rows.append((f"{what}: requests failed, and rows wrong", f"{asked}, {compared}", "", "0, 0"))
+        rows.append(("the slowest query, beyond the p99 without faults", f"{run['added_s']['over_p99']:.2f} s", "", goal))
+    return rows
+
+
+def of_overload() -> list[Row]:
+    found = result("overload")["results"]
+    of, refused = found["goodput_of_capacity"], found["refusal_ms"]
+    unanswered = sum(n for outcome, n in found["outcomes"].items() if outcome not in ("done", "late", "overloaded", "expired"))
+    total, late = sum(found["outcomes"].values()), found["outcomes"].get("late", 0)
+    what = f"{found['offered_of_capacity']:.0f} × what the pool can do, for {found['duration_s']:g} s"
+    goodput = f"{of['beside_refusals']:.0%}, {of['alone']:.0%}"
+    return [
+        (f"{what}: requests without an answer, and answered too late", f"{unanswered}, {late} of {total:,}", "", "0"),
+        ("answered in time, of capacity beside as many refusals, and alone", goodput, "", "≥ 90 %"),
+        (
+            "the same per core of the workers' time, of capacity alone",
+            f"{found['goodput_per_worker_core_of_capacity']:.0%}",
+            "",
+            "",
+        ),
+        ("from being due to being refused, p50 and p95", f"{refused['p50']:.1f} and {refused['p95']:.1f} ms", "", "p50 ≤ 5 ms"),
+    ]
 
 
 def measured_on(found: dict[str, Any]) -> str:

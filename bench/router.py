@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -23,7 +24,7 @@ from typing import Any
 
 import zmq
 
-from common import busy_s, cpu_s, loads, median, rss_bytes, told_to_begin, wait_for_workers, write
+from common import all_computed, busy_s, cpu_s, loads, median, rss_bytes, told_to_begin, wait_for_workers, write
 from embedpool import AsyncClient, Pool
 from embedpool import protocol as wire
 from embedpool.client.link import open_link
@@ -60,7 +61,9 @@ def open_session(endpoint: str) -> Session:
     welcome = wire.decode(sock.recv())
     assert isinstance(welcome, wire.Welcome), welcome
     row_bytes = welcome.models[0].dim * 4
-    frames = [wire.encode(wire.Embed(i, (TEXT,), i * row_bytes)) for i in range(AHEAD)]
+    # Texts that are open at the same time differ, or they would be computed together.
+    texts = [f"{TEXT} {os.getpid()} {id(sock)} {i}" for i in range(AHEAD)]
+    frames = [wire.encode(wire.Embed(i, (text,), i * row_bytes)) for i, text in enumerate(texts)]
     return Session(sock, frames, ReadMap(welcome.segment, welcome.segment_bytes))
 
 
@@ -87,16 +90,17 @@ def bare_load(order: dict[str, Any]) -> None:
 
 
 def client_load(order: dict[str, Any]) -> None:
-    async def ask(pool: AsyncClient) -> None:
+    async def ask(pool: AsyncClient, number: int) -> None:
+        text = f"{TEXT} {os.getpid()} {number}"
         while True:
-            await pool.embed([TEXT])
+            await pool.embed([text])
 
     async def all_of_them() -> None:
         pools = [AsyncClient(order["endpoint"], segment_bytes=SEGMENT_BYTES) for _ in range(SESSIONS)]
         for pool in pools:
             await pool.model(timeout_s=30)
         told_to_begin()
-        await asyncio.gather(*[ask(pool) for pool in pools for _ in range(AHEAD)])
+        await asyncio.gather(*[ask(pool, AHEAD * i + n) for i, pool in enumerate(pools) for n in range(AHEAD)])
 
     asyncio.run(all_of_them())
 
@@ -142,6 +146,7 @@ def run(role: str, requests: int, workers: int) -> dict[str, float]:
                 last = usage(pool, pids)
                 if last.at - first.at > LONGEST_S or any(load.process.poll() is not None for load in started):
                     raise RuntimeError(f"only {last.answered} requests were answered")
+            all_computed(pool)
     return per_request(first, early, last)
 
 

@@ -119,11 +119,12 @@ def read_line(process: subprocess.Popen[str], within_s: float) -> str:
 
 
 @contextmanager
-def serving(*arguments: str, runtime_dir: Path | None = None, model: str = "echo") -> Iterator[Server]:
-    """A server in a directory of its own, stopped and checked to have left nothing."""
+def serving(*arguments: str, runtime_dir: Path | None = None, model: str = "echo", workers: str = "2") -> Iterator[Server]:
+    """A server in a directory of its own, stopped and checked to have left nothing. `workers` "": as its configuration says."""
     with tempfile.TemporaryDirectory(prefix="embedpool-test-", dir="/dev/shm") as made:
         place = runtime_dir or Path(made) / "run"
-        process = launch(["serve", "--model", model, "--workers", "2", "--runtime-dir", str(place), *arguments])
+        given = [word for name, value in (("--model", model), ("--workers", workers)) if value for word in (name, value)]
+        process = launch(["serve", *given, "--runtime-dir", str(place), *arguments])
         try:
             line = read_line(process, 60.0)
             if not line:

@@ -60,6 +60,9 @@ class Config:
     hang_s: float = _row(10.0, "s", "a worker silent for this long on a job, and 20 times its estimate, is replaced", 0.1)
     drain_s: float = _row(30.0, "s", "at SIGTERM, how long accepted work may take", 0)
     start_timeout_s: float = _row(120.0, "s", "how long a worker may take from its start to ready", 1)
+    max_worker_rss_mb: float = _row(
+        0.0, "MB", "a worker with more resident memory, as `ps` shows it, is replaced once another one is ready; 0: never", 0
+    )
     session_idle_s: float = _row(60.0, "s", "sessions without a segment are forgotten after this long without a message", 1)
     max_sessions: int = _row(256, "sessions", "clients at once", 1, 65_536)
     max_segment_bytes: int = _row(64 << 20, "bytes", "largest shared-memory segment of one client", 0)

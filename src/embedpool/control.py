@@ -9,22 +9,27 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
-PACKET_BYTES = 65_536
+from embedpool.protocol import ModelCard
+
+PACKET_BYTES = 131_072  # a router's specification with many prompts is the largest; the socket's buffer has 200 kB
+ALIVE_S = 0.5
 
 
 class Spawned(Struct, frozen=True, tag=True):
-    """supervisor → router: a worker was started. `worker` is never used twice, `index` is its place in the pool."""
+    """supervisor → router: a worker was started. `worker` is never used twice, `index` is its place in the pool. It takes jobs
+    while the pool's model is its own."""
 
     worker: int
     index: int
     pid: int
     cores: tuple[int, ...]
     restarts: int
+    model: ModelCard
 
 
 class Reaped(Struct, frozen=True, tag=True):
@@ -33,6 +38,28 @@ class Reaped(Struct, frozen=True, tag=True):
     worker: int
     reason: str
     begun: int = 0  # the last job that it began, by its own record; 0 for none
+
+
+class Retire(Struct, frozen=True, tag=True):
+    """supervisor → router: give this worker no more jobs, and say WorkerRetired when it has none."""
+
+    worker: int
+
+
+class Switch(Struct, frozen=True, tag=True):
+    """supervisor → router: from now on this specification (JSON of a RouterSpec) holds. Workers of another model are retired.
+    `relearn`: workers work at another speed now."""
+
+    spec: str
+    relearn: bool
+
+
+class Reloaded(Struct, frozen=True, tag=True):
+    """supervisor → router, for its status: how the last reload went. `count` is that of reloads that have ended."""
+
+    count: int
+    state: Literal["none", "running", "done", "failed"]
+    reason: str
 
 
 class Drain(Struct, frozen=True, tag=True):
@@ -61,6 +88,22 @@ class WorkerJoined(Struct, frozen=True, tag=True):
     worker: int
 
 
+class WorkerWaits(Struct, frozen=True, tag=True):
+    """router → supervisor: the worker is ready, for another model than that which is served."""
+
+    worker: int
+
+
+class WorkerRetired(Struct, frozen=True, tag=True):
+    """router → supervisor: after Retire or Switch, the worker has nothing to do any more."""
+
+    worker: int
+
+
+class Alive(Struct, frozen=True, tag=True):
+    """router → supervisor: every ALIVE_S, so that a router that is stopped, or loops, is noticed."""
+
+
 class WorkerHung(Struct, frozen=True, tag=True):
     """router → supervisor: kill and reap it; the answer is Reaped."""
 
@@ -72,7 +115,9 @@ class WorkDone(Struct, frozen=True, tag=True):
     """router → supervisor: after Drain, every request was answered."""
 
 
-Note: TypeAlias = Spawned | Reaped | Drain | GivenUp | Bound | CannotBind | WorkerJoined | WorkerHung | WorkDone
+ToRouter: TypeAlias = Spawned | Reaped | Retire | Switch | Reloaded | Drain | GivenUp
+ToSupervisor: TypeAlias = Bound | CannotBind | Alive | WorkerJoined | WorkerWaits | WorkerRetired | WorkerHung | WorkDone
+Note: TypeAlias = ToRouter | ToSupervisor
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Note)
 

@@ -65,7 +65,8 @@ class Embed(_Message, frozen=True, tag="embed"):
     """Asks for one vector per text, row i at `offset + i * row_bytes(dim, dtype)` of the session's segment (shm.layout).
 
     `offset` None asks for inline vectors; `model` "" is the pool's only one; `dim` 0 is the model's own; `budget_ms` is
-    how long the answer is of use, counted by the router from arrival. `prompt_name` is one of the model's, `prompt` any text
+    how long the answer is of use, counted from `sent_s`, the sender's CLOCK_MONOTONIC (0: from the arrival).
+    `prompt_name` is one of the model's, `prompt` any text
     put before each text; `titles` has one per text, for prompts that take a title.
     """
 
@@ -82,6 +83,7 @@ class Embed(_Message, frozen=True, tag="embed"):
     dtype: Dtype = "float32"
     prompt: str | None = None
     titles: Annotated[tuple[str, ...], Meta(max_length=MAX_TEXTS)] = ()
+    sent_s: Annotated[float, Meta(ge=0.0, le=1e12)] = 0.0
 
 
 class Cancel(_Message, frozen=True, tag="cancel"):
@@ -208,11 +210,13 @@ class Part(_Record, frozen=True):
 
 
 class Job(_Message, frozen=True, tag="job"):
-    """`urgent` jobs overtake others, and interrupt what a worker runs."""
+    """`urgent` jobs overtake others, and interrupt what a worker runs. `repeats` names a job that this worker has just done,
+    whose vectors are those of this one's texts (0: none)."""
 
     id: Id
     parts: tuple[Part, ...]
     urgent: bool = False
+    repeats: Id = 0
 
 
 class Failure(_Record, frozen=True):
@@ -224,6 +228,14 @@ class Failure(_Record, frozen=True):
     message: Sentence
 
 
+class Run(_Record, frozen=True, array_like=True):
+    """One call of the model: so many rows, padded to so many tokens, took so long."""
+
+    rows: Count
+    tokens: Count
+    ms: Milliseconds
+
+
 class Done(_Message, frozen=True, tag="done"):
     """A job's end. `tokens` has one count per part; `run_ms` is the time from taking the job up to its last row."""
 
@@ -231,6 +243,7 @@ class Done(_Message, frozen=True, tag="done"):
     run_ms: Milliseconds
     tokens: tuple[int, ...]
     failures: tuple[Failure, ...] = ()
+    runs: tuple[Run, ...] = ()
 
 
 class Forget(_Message, frozen=True, tag="forget"):

@@ -238,10 +238,10 @@ sys.exit(main(sys.argv[1:], lambda spec: lambda threads: Encoder(spec)))
 
 
 @contextmanager
-def with_workers(code: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def with_workers(code: str, tmp_path: Path, supervisor: str = SUPERVISOR, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A supervisor whose workers run this code."""
     (tmp_path / "fake.py").write_text(code)
-    command = [sys.executable, "-c", SUPERVISOR, str(tmp_path / "run")]
+    command = [sys.executable, "-c", supervisor, str(tmp_path / "run"), *arguments]
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
     try:

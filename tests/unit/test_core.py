@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from embedpool.protocol import Done, Failure, ModelCard, Part, Refused, Vectors
-from embedpool.router.core import MOST_POISON
+from embedpool.router.admission import Admission
 from embedpool.router.events import (
     CancelAsked,
     Closed,
@@ -19,11 +19,15 @@ from embedpool.router.events import (
     Lost,
     Opened,
     Reply,
+    RetireAsked,
+    Retired,
     SendJob,
+    Switched,
     Tick,
 )
+from embedpool.router.suspects import MOST_POISON
 from embedpool.shm.layout import DTYPES, Dtype, row_bytes
-from tests.unit.transcript import ALICE, BOB, SEGMENT, ask, core, finish, joined, lost, play, replies, sent
+from tests.unit.transcript import ALICE, BOB, SEGMENT, ask, core, finish, joined, lost, play, replies, sent, words
 
 
 def test_a_request_to_an_idle_worker_is_given_out_at_once_and_answered_when_done() -> None:
@@ -47,7 +51,7 @@ def test_work_is_spread_over_idle_workers_before_any_gets_a_second_job() -> None
     made = core(slice_ms=10)
     play(made, joined(1), 0.0)
     play(made, joined(2), 0.0)
-    actions = play(made, ask(texts=["x" * 76] * 6), 0.1)  # 10 ms a row: one row a job
+    actions = play(made, ask(texts=words(6, 76)), 0.1)  # 10 ms a row: one row a job
     assert [worker for worker, _ in sent(actions)] == [1, 2, 1, 2]
     assert made.queue.rows == 2
 
@@ -55,7 +59,7 @@ def test_work_is_spread_over_idle_workers_before_any_gets_a_second_job() -> None
 def test_jobs_are_cut_to_a_slice_and_only_a_single_long_row_exceeds_it() -> None:
     made = core(slice_ms=10)
     play(made, joined(1), 0.0)
-    texts = ["x" * 1000, "x" * 26, "x" * 26, "x" * 26]  # 102 ms, then 5 ms each
+    texts = ["x" * 1000, *words(3, 26)]  # 102 ms, then 5 ms each
     (job,) = [a.job for a in play(made, ask(texts=texts), 0.1) if isinstance(a, SendJob)][:1]
     assert [part.rows for part in job.parts] == [(0,)]
     assert [len(rows) for _, parts in sent(play(made, finish(made, 1), 0.2)) for rows in parts] == [1]
@@ -86,10 +90,10 @@ def test_small_requests_that_wait_together_share_a_job() -> None:
 def test_a_query_goes_to_a_worker_at_once_whatever_bulk_work_it_has_in_hand() -> None:
     made = core(slice_ms=5)
     play(made, joined(1), 0.0)
-    assert [a.job.urgent for a in play(made, ask(1, ["x" * 26] * 20, priority="bulk"), 0.1) if isinstance(a, SendJob)] == [
+    assert [a.job.urgent for a in play(made, ask(1, words(20, 26), priority="bulk"), 0.1) if isinstance(a, SendJob)] == [
         False
     ] * 2
-    (query,) = (a for a in play(made, ask(2, ["x" * 26], session=BOB), 0.2) if isinstance(a, SendJob))
+    (query,) = (a for a in play(made, ask(2, words(1, 26, "query"), session=BOB), 0.2) if isinstance(a, SendJob))
     assert query.job.urgent
     assert [job.urgent for job in made.workers[1].jobs] == [True, False, False], "it is run first"
     assert replies(play(made, finish(made, 1), 0.3)) == [(BOB, 2, "vectors")]
@@ -98,9 +102,9 @@ def test_a_query_goes_to_a_worker_at_once_whatever_bulk_work_it_has_in_hand() ->
 def test_a_worker_is_given_both_kinds_while_both_wait_so_that_neither_starves() -> None:
     made = core(slice_ms=5)
     play(made, joined(1), 0.0)
-    play(made, ask(1, ["x" * 26] * 20, priority="bulk"), 0.1)
+    play(made, ask(1, words(20, 26), priority="bulk"), 0.1)
     for n in range(2, 30):
-        play(made, ask(n, ["x" * 26], session=BOB), 0.1)
+        play(made, ask(n, words(1, 26, f"query {n} "), session=BOB), 0.1)
     for step in range(24):
         kinds = [job.urgent for job in made.workers[1].jobs]
         assert kinds == [True, True, False, False], "the worker itself decides how often it gives way"
@@ -111,8 +115,8 @@ def test_a_query_goes_to_the_worker_with_the_fewest_queries_and_then_the_least_t
     made = core(slice_ms=5)
     for worker in (1, 2):
         play(made, joined(worker), 0.0)
-    play(made, ask(1, ["x" * 26] * 3, priority="bulk"), 0.1)  # one job for each, and one more for the first
-    workers = [sent(play(made, ask(n, ["x" * 26], session=BOB), 0.1))[0][0] for n in (2, 3)]
+    play(made, ask(1, words(3, 26), priority="bulk"), 0.1)  # one job for each, and one more for the first
+    workers = [sent(play(made, ask(n, words(1, 26, f"query {n} "), session=BOB), 0.1))[0][0] for n in (2, 3)]
     assert workers == [2, 1]
 
 
@@ -121,7 +125,7 @@ def test_a_bulk_job_that_was_overtaken_is_hung_only_by_its_own_time() -> None:
     play(made, joined(1), 0.0)
     play(made, ask(1, ["x" * 26], priority="bulk"), 0.0)
     for n in range(2, 12):  # each query takes 0.3 s: together longer than hang_s
-        play(made, ask(n, ["x" * 26], session=BOB), 0.3 * n)
+        play(made, ask(n, words(1, 26, f"query {n} "), session=BOB), 0.3 * n)
         assert not [a for a in play(made, finish(made, 1), 0.3 * n + 0.29) if isinstance(a, Kill)]
     assert [a for a in play(made, Tick(), 9.0) if isinstance(a, Kill)], "it never ends"
 
@@ -130,8 +134,8 @@ def test_two_bulk_clients_take_turns_and_one_clients_requests_keep_their_order()
     made = core(slice_ms=5)
     play(made, joined(1), 0.0)
     for id in (1, 2):
-        play(made, ask(id, ["x" * 26] * 3, priority="bulk"), 0.1)
-    play(made, ask(3, ["x" * 26] * 6, session=BOB, priority="bulk"), 0.1)
+        play(made, ask(id, words(3, 26, f"{id} "), priority="bulk"), 0.1)
+    play(made, ask(3, words(6, 26, "bob "), session=BOB, priority="bulk"), 0.1)
     order = []
     answers = []
     for step in range(12):
@@ -338,8 +342,8 @@ def test_a_silent_worker_is_killed_and_its_job_given_away_only_after_it_was_reap
 def test_a_client_that_leaves_takes_its_waiting_work_along_and_nothing_else() -> None:
     made = core(slice_ms=3)
     play(made, joined(1), 0.0)
-    play(made, ask(1, ["a"] * 5), 0.1)
-    play(made, ask(2, ["a"], session=BOB), 0.1)
+    play(made, ask(1, words(5, 1)), 0.1)
+    play(made, ask(2, ["b"], session=BOB), 0.1)
     play(made, Closed(ALICE), 0.2)
     assert made.queue.rows == 1
     answers = []
@@ -380,6 +384,105 @@ def test_a_failed_pool_answers_everything_with_the_reason() -> None:
     play(made, ask(1), 0.1)
     assert replies(play(made, Failed("the model is gone"), 0.2)) == [(ALICE, 1, "pool_failed")]
     assert replies(play(made, ask(2), 0.3)) == [(ALICE, 2, "pool_failed")]
+
+
+# ── another worker, another model ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_worker_that_retires_does_what_it_has_in_hand_and_gets_nothing_more() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, ask(1), 0.1)
+    assert play(made, RetireAsked(1), 0.2) == []
+    assert sent(play(made, ask(2), 0.3)) == []
+    assert sent(play(made, joined(2), 0.4)) == [(2, [(0,)])]
+    actions = play(made, finish(made, 1), 0.5)
+    assert replies(actions) == [(ALICE, 1, "vectors")]
+    assert actions[-1] == Retired(1)
+
+
+def test_an_idle_worker_retires_at_once_and_one_that_is_lost_leaves_its_work_to_others() -> None:
+    made = core()
+    for worker in (1, 2, 3):
+        play(made, joined(worker), 0.0)
+    assert play(made, RetireAsked(3), 0.1) == [Retired(3)]
+    play(made, ask(1), 0.1)
+    play(made, RetireAsked(1), 0.2)
+    assert sent(play(made, lost(made, 1), 0.3)) == [(2, [(0,)])]
+    assert play(made, RetireAsked(7), 0.4) == [], "nobody of that number"
+
+
+def test_another_model_ends_all_sessions_and_retires_the_workers_of_the_one_before() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, joined(2), 0.0)
+    play(made, ask(1), 0.1)
+    play(made, ask(2, session=BOB, priority="bulk"), 0.1)
+    play(made, finish(made, 2), 0.2)
+    model = ModelCard("other", 8, 512, "another fingerprint")
+    actions = play(made, Switched(model, Admission(max_request_rows=3), relearn=False), 0.3)
+    assert actions == [Retired(2)], "the other one is in a job, which nobody will read"
+    assert not made.sessions and not made.queue.held
+    assert play(made, finish(made, 1), 0.4) == [Retired(1)]
+    play(made, Opened(ALICE, "new.segment", SEGMENT), 0.5)
+    play(made, joined(3), 0.5)
+    assert replies(play(made, ask(1, ["x"] * 4), 0.6)) == [(ALICE, 1, "too_large")]
+    play(made, ask(1, dim=8), 0.6)
+    (action,) = play(made, finish(made, 3), 0.7)
+    assert action.message == Vectors(1, 1, 8, 1, "another fingerprint", False)  # type: ignore[attr-defined]
+
+
+def test_new_rules_for_the_same_model_touch_no_session_and_no_job() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, ask(1), 0.1)
+    made.cost.learn(100, 1000.0)
+    before = made.cost.unit_ms
+    assert play(made, Switched(made.model, Admission(max_request_rows=3), relearn=False), 0.2) == []
+    assert made.cost.unit_ms == before
+    assert replies(play(made, ask(2, ["x"] * 4), 0.3)) == [(ALICE, 2, "too_large")]
+    assert replies(play(made, finish(made, 1), 0.4)) == [(ALICE, 1, "vectors")]
+    play(made, Switched(made.model, made.rules, relearn=True), 0.5)
+    assert made.cost.unit_ms != before, "workers with another number of threads work at another speed"
+
+
+# ── in time, or not at all ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_would_come_too_late_is_refused_when_its_turn_comes_and_not_run() -> None:
+    made = core(slice_ms=5)
+    play(made, joined(1), 0.0)
+    play(made, ask(1, words(2, 26, "a"), session=BOB), 0.0)  # 5 ms each: both places of the worker are taken
+    play(made, ask(2, words(1, 76), budget_ms=40), 0.0)  # 10 ms
+    play(made, ask(3, words(1, 26, "c"), budget_ms=1000), 0.0)
+    actions = play(made, finish(made, 1), 0.028)  # later than thought: 28 + 5 for the job before it + 10 > 40
+    assert replies(actions) == [(ALICE, 2, "expired")]
+    (expired,) = (a.message for a in actions if isinstance(a, Reply))
+    assert expired.retryable and expired.retry_after_ms  # type: ignore[union-attr]
+    assert [a.job.parts[0].texts for a in actions if isinstance(a, SendJob)] == [tuple(words(1, 26, "c"))]
+
+
+def test_admission_counts_what_workers_have_in_hand_and_what_waits_for_a_second_try() -> None:
+    made = core(slice_ms=100)
+    play(made, joined(1), 0.0)
+    play(made, ask(1, words(1, 976, "a")), 0.0)  # 100 ms, given out
+    late = ask(2, words(1, 26), session=BOB, budget_ms=90)
+    assert replies(play(made, late, 0.0)) == [(BOB, 2, "overloaded")]
+    play(made, joined(2), 0.0)
+    assert replies(play(made, late, 0.0)) == [], "two workers: 50 ms"
+    play(made, CancelAsked(BOB, 2), 0.0)
+    play(made, lost(made, 2), 0.0)
+    play(made, lost(made, 1), 0.0)
+    play(made, joined(3), 0.0)
+    assert replies(play(made, late, 0.0)) == [(BOB, 2, "overloaded")]
+
+
+def test_a_fifth_of_the_budget_is_kept_for_what_estimates_miss() -> None:
+    made = core(slice_ms=1000)
+    play(made, joined(1), 0.0)
+    play(made, ask(1, words(1, 976, "a")), 0.0)  # 100 ms
+    assert replies(play(made, ask(2, ["x" * 26], session=BOB, budget_ms=129), 0.0)) == [(BOB, 2, "overloaded")]
+    assert replies(play(made, ask(3, ["x" * 26], session=BOB, budget_ms=131), 0.0)) == [], "5 + 100 / 0.8"
 
 
 # ── what goes with a row ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -578,4 +681,4 @@ def test_how_many_such_rows_are_remembered_is_bounded() -> None:
             play(made, lost(made, worker), 1.0)
             worker += 1
             play(made, joined(worker), 1.0)
-    assert len(made.poison) == MOST_POISON
+    assert len(made.retries.suspects.poison) == MOST_POISON

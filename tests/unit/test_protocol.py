@@ -264,7 +264,7 @@ def test_unknown_fields_are_ignored_and_a_budget_may_be_a_whole_number() -> None
 def test_what_is_left_out_has_the_value_that_the_wire_promises() -> None:
     assert astuple(decode(msgpack.packb(_ASK))) == (
         *(7, ("a", "b"), None, 30_000.0, "", None, 0, True, True, "auto"),
-        *("float32", None, ()),
+        *("float32", None, (), 0.0),
     )
     card = {"name": "m", "dim": 4, "max_tokens": 9, "fingerprint": "f"}
     welcome = {"kind": "welcome", "version": 1, "limits": dict.fromkeys(wire.Limits.__struct_fields__, 1), "models": [card]}

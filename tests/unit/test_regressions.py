@@ -132,10 +132,10 @@ def test_prompts_and_titles_count_as_work() -> None:
     plain, long = core(), core()
     play(plain, ask(texts=["x"]), 0.0)
     play(long, ask(texts=["x"], prompt="y" * 2000), 0.0)
-    assert long.queue.units > plain.queue.units + 1900
+    assert long.queue.units[True] > plain.queue.units[True] + 1900
     titled = core()
     play(titled, ask(texts=["x"], prompt_name="document", titles=("y" * 2000,)), 0.0)
-    assert titled.queue.units > plain.queue.units + 1900
+    assert titled.queue.units[True] > plain.queue.units[True] + 1900
 
 
 def test_a_padding_token_without_content_is_none(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ ALICE, BOB = b"alice", b"bob"
 SEGMENT = 1 << 20
 
 
-def core(card: ModelCard = CARD, **rules: Any) -> Core:
+def core(card: ModelCard = CARD, kind: type[Core] = Core, **rules: Any) -> Core:
     """A core with one session each for Alice and Bob; a text of n characters is estimated at (n + 24) / 10 ms."""
-    made = Core(card, Admission(**rules))
+    made = kind(card, Admission(**rules))
     made.cost.unit_ms = 0.1
     for name in (ALICE, BOB):
         assert made.handle(Opened(name, f"{name.decode()}.segment", SEGMENT), 0.0) == []
@@ -28,9 +28,17 @@ def joined(worker: int) -> Joined:
     return Joined(worker, 0.1)
 
 
-def ask(id: int = 1, texts: Sequence[str] = ("text",), session: bytes = ALICE, **fields: Any) -> Asked:
+def ask(id: int = 1, texts: Sequence[str] | None = None, session: bytes = ALICE, **fields: Any) -> Asked:
+    """Without `texts`, one text of four characters that nobody else asks for."""
+    if texts is None:
+        texts = [f"{session.decode()[0]}{id:03}"]
     message = Embed(id, tuple(texts), **{"offset": 0, **fields})
     return Asked(session, message, sum(map(len, texts)) + 50)
+
+
+def words(count: int, chars: int, name: str = "") -> list[str]:
+    """So many texts of that length, each one different, and different for each name."""
+    return [f"{name}{i}".ljust(chars, "x") for i in range(count)]
 
 
 def sent(actions: Sequence[object]) -> list[tuple[int, list[tuple[int, ...]]]]:

@@ -18,6 +18,7 @@ COMMANDS = {
     "embed": "embed lines of text from files or stdin",
     "prepare": "make a model ready for this machine, before it is first served",
     "models": "list models that are known, cached and prepared; check and clean them",
+    "reload": "have a running pool take up its configuration and model anew, without a pause",
     "status": "show a running pool: model, workers, queue, sessions",
     "demo": "search the standard library's docstrings with a pool of your own",
     "config": "show every setting: value, unit, where it came from",

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from embedpool import config
 from embedpool.errors import EmbedpoolError
@@ -52,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(ready_line(started, time.monotonic() - began), flush=True)
 
     try:
-        status = serve(settings(arguments), ready, logging.warning, arguments.owner_fd)
+        read = partial(settings, arguments)
+        status = serve(read(), ready, logging.warning, arguments.owner_fd, load=read)
     except EmbedpoolError as error:
         if arguments.ready_json:
             print(json.dumps({"error": error.message}), flush=True)

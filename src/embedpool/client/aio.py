@@ -287,9 +287,10 @@ class AsyncClient:
         awaited = self._core.tickets or not self._core.is_open
         if awaited and (self._sock is None or silent_s >= GONE_AFTER_S):
             self._give_up_link()
-            self._open_link()
-            return
-        if awaited and silent_s >= PING_AFTER_S:
+            with contextlib.suppress(errors.Unavailable):  # no descriptor left: tried again at the next tick
+                self._open_link()
+                return
+        if awaited and self._sock is not None and silent_s >= PING_AFTER_S:
             self._send([self._core.ping()])
         self._tick_later()
 

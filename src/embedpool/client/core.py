@@ -164,6 +164,7 @@ class ClientCore:
                 options.dtype,
                 options.prompt,
                 options.titles,
+                now,
             )
         )
         if len(frame) > self.limits.request_bytes:

@@ -12,10 +12,12 @@ from pathlib import Path
 import zmq
 
 from embedpool.edge import has_message
-from embedpool.errors import ConfigError
+from embedpool.errors import ConfigError, Unavailable
 
 RECONNECT_MS, RECONNECT_MOST_MS = 20, 500
 BYE_MS = 100  # how long a closing socket may take to hand over its last message
+OF_LINK = 6  # descriptors: the socket's, its connection's, a client's to be woken by, three while a segment is mapped
+OF_CONTEXT = 5
 
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
 
@@ -30,8 +32,13 @@ def _context() -> zmq.Context[zmq.Socket[bytes]]:
 
 def open_link(endpoint: str) -> zmq.Socket[bytes]:
     """A DEALER that connects, and connects again, to the endpoint. Its routing id is drawn at random: whoever would know it
-    could take over the session's answers once we are gone. Raises ConfigError for what is no endpoint."""
-    sock = _context().socket(zmq.DEALER)
+    could take over the session's answers once we are gone. Raises ConfigError for what is no endpoint, Unavailable where this
+    process has no file descriptors left."""
+    _check_descriptors()
+    try:
+        sock = _context().socket(zmq.DEALER)
+    except zmq.ZMQError as error:
+        raise no_descriptor(error) from error
     sock.setsockopt(zmq.ROUTING_ID, b"c" + os.urandom(12))
     # An empty message at every connection, the first and later ones: a router that does not know us asks who. Without
     # IMMEDIATE a lost connection is made again behind our back, with what was queued for the old router and no probe.
@@ -48,6 +55,28 @@ def open_link(endpoint: str) -> zmq.Socket[bytes]:
         sock.close()
         raise ConfigError(f"endpoint {endpoint!r} cannot be used: {error.strerror}") from error
     return sock
+
+
+def _check_descriptors() -> None:
+    """Raises Unavailable. Asked before libzmq is: a context that finds none for its epoll aborts the process (epoll.cpp), and
+    a connection that finds none is tried again and again without a word."""
+    held: list[int] = []
+    try:
+        for _ in range(OF_LINK + (0 if os.getpid() in _contexts else OF_CONTEXT)):
+            held.append(os.eventfd(0, os.EFD_CLOEXEC))
+    except OSError as error:
+        raise no_descriptor(error) from error
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+def no_descriptor(error: OSError | zmq.ZMQError) -> Unavailable:
+    """What a client raises that cannot open a file or socket."""
+    return Unavailable(
+        f"no connection to the pool can be opened in this process: {error.strerror}. Close what is not needed, or raise its"
+        " limit (ulimit -n)"
+    )
 
 
 def send(sock: zmq.Socket[bytes], frames: Iterable[bytes]) -> None:

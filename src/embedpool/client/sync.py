@@ -31,7 +31,7 @@ from embedpool import errors
 from embedpool.client.arena import Lease, Vectors
 from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, ClientCore, Options, Ticket, as_strings
 from embedpool.client.documents import CHUNKS_AHEAD, Assembly, Keywords, options_of
-from embedpool.client.link import nobody_at, open_link, own_name, receive, send
+from embedpool.client.link import no_descriptor, nobody_at, open_link, own_name, receive, send
 from embedpool.config import find_endpoint
 from embedpool.edge import descriptor
 from embedpool.errors import EmbedpoolError, NotRunning, TimedOut
@@ -101,7 +101,8 @@ class Client:
         positive, packed into int8 or uint8[n, dim / 8] as sentence-transformers does.
 
         Raises BadText and its children naming the row, TooLarge, UnknownModel, UnknownPrompt, BadDimension; Overloaded with
-        retry_after_ms; TimedOut after `timeout_s`; NotRunning; PoolFailed.
+        retry_after_ms; TimedOut after `timeout_s`; NotRunning; PoolFailed; Unavailable where this process has no file
+        descriptors left to connect with.
         """
         options = options_of(keywords)
         deadline_at = time.monotonic() + timeout_s
@@ -347,8 +348,13 @@ class Client:
         return self._sock
 
     def _open_link(self) -> None:
-        self._sock = open_link(self.endpoint)
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        sock = open_link(self.endpoint)
+        try:
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError as error:  # another thread took the last one
+            sock.close()
+            raise no_descriptor(error) from error
+        self._sock = sock
         self._poll = select.poll()
         for fd in (descriptor(self._sock), self._wake):
             self._poll.register(fd, select.POLLIN)

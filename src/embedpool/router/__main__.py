@@ -16,7 +16,7 @@ def main() -> None:
     # Stopping is the supervisor's business: it closes the link. A signal meant for the whole group must not cut answers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # libzmq's ipc listener aborts the process when descriptors run out: have as many as we may.
+    # As many clients as the configuration lets in: the soft limit of 1024 that is usual is for programs with select(2).
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     link = socket.socket(fileno=int(sys.argv[2]))

@@ -79,20 +79,26 @@ class Admission:
             reason = f"{len(session.open)} requests of this session are open"
         elif ask.offset is None and session.inline_bytes >= self.max_inline_bytes:
             reason = f"{session.inline_bytes} bytes of inline vectors of this session are open"
-        elif queue.rows + len(ask.texts) > self.max_queue_rows and queue.rows:
-            reason = f"{queue.rows} texts are waiting"
-        elif queue.nbytes + nbytes > self.max_queue_bytes and queue.nbytes:
-            reason = f"{queue.nbytes} bytes of texts are waiting"
+        elif not _has_room(len(ask.texts), session.rows, queue.rows, self.max_queue_rows):
+            reason = f"{queue.rows} texts are waiting, {session.rows} of them of this session"
+        elif not _has_room(nbytes, session.nbytes, queue.nbytes, self.max_queue_bytes):
+            reason = f"{queue.nbytes} bytes of texts are waiting, {session.nbytes} of them of this session"
         else:
             return None
         return _overloaded(ask, reason, backlog_ms())
 
-    def too_late(self, ask: Embed, wait_ms: float, serving: bool) -> Refused | None:
-        """Why this request cannot be done within its budget, or None. Unknown while no worker has started yet."""
-        if not serving or wait_ms <= ask.budget_ms:
-            return None
-        reason = f"an answer would take about {wait_ms:.0f} ms, longer than the budget of {ask.budget_ms:.0f} ms"
-        return _overloaded(ask, reason, wait_ms - ask.budget_ms)
+
+def too_late(ask: Embed, own_ms: float, wait_ms: float, late_ms: float) -> Refused:
+    """To a request that takes so long, and waits so long before, and so would be answered so much too late."""
+    reason = f"an answer would take about {own_ms + wait_ms:.0f} ms, too long for the budget of {ask.budget_ms:.0f} ms"
+    return _overloaded(ask, reason, late_ms)
+
+
+def _has_room(more: int, own: int, all: int, most: int) -> bool:
+    """Whether a session may have so much more waiting: as long as it has no more than it leaves to others, so that one alone
+    may fill half of what there is, two together two thirds, and somebody who has nothing waiting always finds room. (The
+    thresholds by which switches share their buffers: Choudhury and Hahne, 1998.) The first in an empty queue always fits."""
+    return not all or (all + more <= most and (not own or own + more <= most - all))
 
 
 def impossible(model: ModelCard, ask: Embed) -> str:

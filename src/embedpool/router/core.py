@@ -2,7 +2,7 @@
 
 Called by server.Server, which turns frames into events and carries the actions out. The tests play histories through
 `handle` and call `check` after every step. (Over the usual length: the rules below hold over all of it. What could be told
-apart is: admission, queue, cost, state, events, invariants.)
+apart is: admission, alike, queue, cost, load, jobs, retries, suspects, state, events, invariants.)
 
 Rules
 1. Every admitted request ends in exactly one Reply to the session that asked: Vectors or Refused. A request that is not
@@ -11,25 +11,25 @@ Rules
    client may use the room again. A cancelled or expired request therefore answers late rather than early.
 3. A job is in one worker's hands. It leaves them when the worker answers, or when the supervisor has reaped the worker
    (`Lost`). Silence is answered with Kill, never with giving the job away.
-4. A job whose worker died while running it runs once more elsewhere; after a second death it is split and its halves run
-   alone, until the row that kills is alone and its request is refused. Every death shortens the list of suspects, so this
-   ends. A job that its worker had not begun is no suspect (a worker may be dead before it is known to be), unless that
-   happens MOST_LOSSES times. The row that killed is remembered for POISON_S, and refused at once if it comes again.
+4. A job whose worker died while running it runs once more elsewhere, and is a suspect (suspects.py): the row that kills is
+   found, its request alone refused, and it is refused at once if it comes again.
 5. Answers from workers that are gone, and for jobs that were given away, change nothing.
-6. What waits is bounded in rows and bytes; what runs is at most DEPTH jobs of each class per worker. What nobody wants any
+6. What waits is bounded in rows and bytes; what runs is at most load.DEPTH jobs of each class per worker. What nobody wants any
    more (refused, or its client gone) waits nowhere.
 7. Interactive work waits for no bulk job: it goes to the worker with the least of its kind, which interrupts what it runs.
+8. What cannot be answered within its budget is not begun: refused when it comes, or at the latest when its turn does.
+9. Equal rows are computed once (alike.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable
 
 from embedpool import protocol as wire
 from embedpool.protocol import Embed, Failure, ModelCard, Refused, Vectors
 from embedpool.router.admission import Admission
+from embedpool.router.alike import Alike, Place, key_of, slices_of
 from embedpool.router.cost import CostModel
 from embedpool.router.events import (
     Action,
@@ -46,19 +46,24 @@ from embedpool.router.events import (
     Lost,
     Opened,
     Reply,
+    RetireAsked,
+    Retired,
     SendJob,
+    Switched,
 )
 from embedpool.router.invariants import check
+from embedpool.router.jobs import chars_of, message, rows_done
+from embedpool.router.load import Load, least_busy
 from embedpool.router.queue import Line, Queue
+from embedpool.router.retries import Retries
 from embedpool.router.state import Counters, Job, Request, Session, Slice, Worker
-from embedpool.shm.layout import room_bytes, row_bytes
+from embedpool.router.suspects import Suspects
+from embedpool.shm.layout import room_bytes
 
-DEPTH = 2  # of each class: one job running, one ahead, so that a worker never waits for the router's round trip (150 us)
-SWEEP_S = 0.1  # how often requests are looked at for having expired and workers for being hung
+SWEEP_S = 0.02  # how often requests are looked at for having expired and workers for being hung
+SWEEP_REQUEST_S = 1e-5  # and, for each of them, how much less often: looking takes 0.1 us, so that is 1 % of the time
 HANG_FACTOR = 20.0  # a job is hung after this many times its estimate, and never before `hang_s`
 MAX_JOB_ROWS = 256
-MOST_LOSSES = 6
-POISON_S, MOST_POISON = 600.0, 1024  # how long rows that ended their workers are remembered, and how many
 SOON_S = 250e-6  # edge.SOON_S, which this module must not import: it knows no socket
 
 
@@ -71,13 +76,14 @@ class Core:
         self.rules = rules
         self.cost = CostModel(model.max_tokens)
         self.queue = Queue()
+        self.alike = Alike()
         self.sessions: dict[bytes, Session] = {}
         self.workers: dict[int, Worker] = {}
-        self.retries: deque[Job] = deque()
+        self.retries = Retries()
         self.counters = Counters()
         self.draining = False
         self.failed = ""
-        self.poison: dict[int, float] = {}  # digests of rows that ended their workers, and until when that is remembered
+        self.load = Load(self.queue, self.retries)
         self.awake_until = 0.0  # an answer is due so soon that sleeping would take longer
         self._drained = False
         self._now = 0.0
@@ -88,15 +94,20 @@ class Core:
         """One event's consequences. An event about a session or worker that is not known changes nothing."""
         out: list[Action] = []
         self._now = now
+        waiting = len(self.queue.held)
         if type(event) is Asked:  # these two are nearly all events
             self._asked(event, now, out)
+            changed = len(self.queue.held) != waiting  # a request that was refused, one of many then, changes nothing
         elif type(event) is Finished:
             self._finished(event, now, out)
+            changed = True
         else:
             self._other(event, out)
+            changed = True
         if now >= self._sweep_at:
             self._expire(now, out)
-        if self.queue.requests or self.retries:
+            changed = True
+        if changed and (self.queue.held or self.retries):
             self._dispatch(now, out)
         if self.draining and not self._drained and not self._open_requests():
             self._drained = True
@@ -107,6 +118,7 @@ class Core:
         match event:
             case Joined():
                 self.workers[event.worker] = Worker()
+                self.load.count(self.workers)
                 self.cost.seed(event.unit_ms)
             case Lost():
                 self._lost(event, out)
@@ -117,6 +129,10 @@ class Core:
                 self._closed(event.session)
             case CancelAsked():
                 self._cancel(event, out)
+            case RetireAsked():
+                self._retire(event.worker, out)
+            case Switched():
+                self._switch(event, out)
             case DrainAsked():
                 self.draining = True
             case Failed():
@@ -129,7 +145,27 @@ class Core:
         return self._sweep_at if self._busy() else None
 
     def _busy(self) -> bool:
-        return bool(self.queue.requests or self.retries or any(worker.jobs for worker in self.workers.values()))
+        return bool(self.queue.held or self.retries or any(worker.jobs for worker in self.workers.values()))
+
+    def _retire(self, number: int, out: list[Action]) -> None:
+        worker = self.workers.get(number)
+        if worker is not None:
+            worker.retiring = True
+            self.load.count(self.workers)
+            if not worker.jobs:
+                out.append(Retired(number))
+
+    def _switch(self, event: Switched, out: list[Action]) -> None:
+        other = event.model != self.model
+        self.model, self.rules = event.model, event.rules
+        if other or event.relearn:
+            self.cost = CostModel(event.model.max_tokens)
+        if other:
+            self.retries.suspects = Suspects()
+            for key in list(self.sessions):
+                self._closed(key)
+            for number in self.workers:
+                self._retire(number, out)
 
     # ── requests ──
 
@@ -148,21 +184,25 @@ class Core:
             self._reply(event.session, Vectors(ask.id, 0, dim, 0, self.model.fingerprint, ask.offset is None), out)
             return
         request = self._request(session, event, dim, now)
-        late = self.rules.too_late(ask, self._wait_ms(request), bool(self.workers))
-        if late is not None:
+        late = self.load.too_late(request, self.cost, self.rules, now) if self.workers else None
+        if late is not None and not self.alike.leads_none(request):
             self._reply(event.session, late, out)
             return
         if ask.offset is None:
             request.inline = bytearray(room_bytes(len(ask.texts), dim, ask.dtype))
             session.inline_bytes += len(request.inline)
         session.open[ask.id] = request
+        self.alike.admit(request)
         self.queue.add(request)
 
     def _request(self, session: Session, event: Asked, dim: int, now: float) -> Request:
         ask = event.ask
-        units = [self.cost.units(chars) for chars in _chars(ask)]
+        units = [self.cost.units(chars) for chars in chars_of(ask)]
         order = sorted(range(len(units)), key=units.__getitem__)
-        deadline_at = now + ask.budget_ms / 1e3
+        # All processes of a machine share this clock. What took so long to come takes about as long to go back: where more is
+        # asked than can be done, messages lie in sockets.
+        way_s = now - ask.sent_s if 0.0 < ask.sent_s < now else 0.0
+        deadline_at = now - 2 * way_s + ask.budget_ms / 1e3
         interactive = self.rules.is_interactive(ask)
         return Request(session, ask, dim, event.nbytes, units, now, deadline_at, interactive, order)
 
@@ -173,31 +213,20 @@ class Core:
             return Refused(ask.id, "draining", "the pool is stopping: ask again", retryable=True, retry_after_ms=1000)
         return (
             self.rules.invalid(self.model, ask, session.segment_bytes)
-            or (self._poisoned(ask) if self.poison else None)
+            or (self._poisoned(ask) if self.retries.suspects.poison else None)
             or self.rules.too_full(ask, nbytes, self.queue, session, self._backlog_ms)
         )
 
     def _poisoned(self, ask: Embed) -> Refused | None:
         """A row that ended its workers a while ago is not tried again: nobody can take the pool down by asking for it again."""
-        self.poison = {digest: until for digest, until in self.poison.items() if until > self._now}
+        self.retries.suspects.forget(self._now)
         for row in range(len(ask.texts)):
-            if _digest(ask, row) in self.poison:
+            if hash(key_of(ask, row)) in self.retries.suspects.poison:
                 return Refused(ask.id, "poison_row", f"text {row} ended every worker that read it a while ago", row=row)
         return None
 
     def _backlog_ms(self) -> float:
-        """Estimated time until a job given out now would start, if it had to wait for all others."""
-        running = sum(job.units for worker in self.workers.values() for job in worker.jobs)
-        retries = sum(job.units for job in self.retries)
-        return self.cost.ms(self.queue.units + running + retries) / max(len(self.workers), 1)
-
-    def _wait_ms(self, request: Request) -> float:
-        """Estimated time to this request's answer. Interactive work overtakes what waits in bulk."""
-        workers = max(len(self.workers), 1)
-        own = self.cost.ms(max(max(request.units), sum(request.units) / workers))
-        if not request.interactive:
-            return own + self._backlog_ms()
-        return own + self.cost.ms(self.queue.interactive_units) / workers
+        return self.load.backlog_ms(self.cost)
 
     def _cancel(self, event: CancelAsked, out: list[Action]) -> None:
         session = self.sessions.get(event.session)
@@ -209,13 +238,25 @@ class Core:
         """The request will get this answer, as soon as none of its rows is in a job."""
         if request.refusal is None:
             request.refusal = refusal
-        self.queue.remove(request)
-        self._purge_retries()
+        self._stop_waiting(request)
+        self._lead_anew(self.alike.left(self.retries.drop_abandoned()))
         self._settle(request, out)
+
+    def _stop_waiting(self, request: Request) -> None:
+        """Its rows leave the queue; rows in a worker's hands do not."""
+        waited = [Slice(request, tuple(request.waiting))]
+        self.queue.remove(request)
+        self.alike.stop_following(request)
+        self._lead_anew(self.alike.left(waited))
+
+    def _lead_anew(self, orphans: Iterable[Place]) -> None:
+        """Rows whose leader has gone: one of each text waits in the queue now, in its stead."""
+        for request, row in self.alike.place(orphans):
+            self.queue.add_row(request, row)
 
     def _settle(self, request: Request, out: list[Action]) -> None:
         session, ask = request.session, request.ask
-        if request.in_jobs or request.waiting or session.closed:
+        if request.in_jobs or request.waiting or request.following or session.closed:
             return
         del session.open[ask.id]
         session.inline_bytes -= len(request.inline or b"")
@@ -240,8 +281,8 @@ class Core:
             return
         session.closed = True
         for request in session.open.values():
-            self.queue.remove(request)  # rows in a worker's hands finish into a segment that nobody reads
-        self._purge_retries()
+            self._stop_waiting(request)  # rows in a worker's hands finish into a segment that nobody reads
+        self._lead_anew(self.alike.left(self.retries.drop_abandoned()))
 
     def _open_requests(self) -> bool:
         return any(session.open for session in self.sessions.values())
@@ -260,19 +301,21 @@ class Core:
 
     def _expire(self, now: float, out: list[Action]) -> None:
         for number, worker in self.workers.items():
-            hung = next((job for job in worker.jobs if now >= job.hung_at), None)
-            if hung is not None and not worker.killed:
+            if worker.jobs and now >= worker.jobs[0].hung_at and not worker.killed:
                 worker.killed = True
-                out.append(Kill(number, f"no answer to a job of {hung.rows()} rows"))
-        self._sweep_at = now + SWEEP_S
+                self.load.count(self.workers)
+                out.append(Kill(number, f"no answer to a job of {worker.jobs[0].rows()} rows"))
+        self._sweep_at = now + SWEEP_S + SWEEP_REQUEST_S * len(self.queue.held)
         again = (piece.request for job in self.retries for piece in job.slices)
-        for request in [r for r in dict.fromkeys((*self.queue, *again)) if r.deadline_at <= now]:
-            waited_ms = round((now - request.arrived_at) * 1e3)
-            self._refuse(
-                request,
-                Refused(request.ask.id, "expired", f"not done within its budget: waited {waited_ms} ms", retryable=True),
-                out,
-            )
+        for request in [r for r in (*self.queue.held, *again) if r.deadline_at <= now]:
+            if request.refusal is None:
+                self._refuse_expired(request, out)
+
+    def _refuse_expired(self, request: Request, out: list[Action]) -> None:
+        waited_ms = round((self._now - request.arrived_at) * 1e3)
+        reason = f"not done within its budget: waited {waited_ms} ms"
+        later_ms = max(1, round(self._backlog_ms()))
+        self._refuse(request, Refused(request.ask.id, "expired", reason, retryable=True, retry_after_ms=later_ms), out)
 
     # ── jobs ──
 
@@ -280,78 +323,70 @@ class Core:
         """First what is interactive (rule 7), then every worker is kept busy with the rest."""
         for urgent in (True, False):
             while self._waits(urgent):
-                number = self._least_busy(urgent)
-                job = self._next(urgent) if number else None
+                number = least_busy(self.workers, urgent)
+                job = self._next(urgent, self.workers[number], out) if number else None
                 if job is None:
                     break
                 self._give(number, self.workers[number], job, now, out)
 
     def _waits(self, urgent: bool) -> bool:
-        return bool(self._line(urgent)) or any(job.urgent == urgent for job in self.retries)
+        return bool(self._line(urgent)) or self.retries.has(urgent)
 
     def _line(self, urgent: bool) -> Line:
         return self.queue.interactive if urgent else self.queue.bulk
 
-    def _least_busy(self, urgent: bool) -> int:
-        """The worker with room for such a job that has the fewest of its kind, then the least to do at all; 0 for none."""
-        best, least = 0, (DEPTH, 0)
-        for number, worker in self.workers.items():
-            if not worker.killed:
-                busy = (sum(job.urgent == urgent for job in worker.jobs), sum(job.units for job in worker.jobs))
-                if busy < least:
-                    best, least = number, busy
-        return best
+    def _next(self, urgent: bool, worker: Worker, out: list[Action]) -> Job | None:
+        """The next job of this class for this worker, if one waits that is not too late (rule 8)."""
+        again = self.retries.take(urgent)
+        if again is not None:
+            return again
+        begins_at = self._now + self.cost.wait_ms(sum(job.units for job in worker.jobs if job.urgent or not urgent)) / 1e3
 
-    def _next(self, urgent: bool) -> Job | None:
-        for job in self.retries:
-            if job.urgent == urgent:
-                self.retries.remove(job)
-                return job
-        slices = self.queue.take(self._line(urgent), self.cost, self.rules.slice_ms, MAX_JOB_ROWS)
+        def late(request: Request) -> bool:
+            return request.deadline_at < begins_at + self.cost.ms(request.units[request.waiting[-1]]) / 1e3
+
+        line = self._line(urgent)
+        while line and late(line.first()):
+            self._refuse_expired(line.first(), out)
+        slices = self.queue.take(line, self.cost, self.rules.slice_ms, MAX_JOB_ROWS, late)
         for piece in slices:
             piece.request.in_jobs += 1
+        slices += self._free_slices(self.alike.along(slices, MAX_JOB_ROWS))
         return self._job(slices, urgent) if slices else None
 
-    def _job(self, slices: list[Slice], urgent: bool, deaths: int = 0) -> Job:
+    def _free_slices(self, places: list[Place]) -> list[Slice]:
+        """Rows that followed go into a job that has, or can have, their vectors."""
+        slices = slices_of(places, free=True)
+        for piece in slices:
+            self.queue.gone(piece.request, len(piece.rows))
+            piece.request.in_jobs += 1
+        self.counters.alike += len(places)
+        return slices
+
+    def _job(self, slices: list[Slice], urgent: bool, *, deaths: int = 0, lineage: int = 0, repeats: int = 0) -> Job:
         self._next_job += 1
-        return Job(self._next_job, slices, urgent, deaths)
+        return Job(self._next_job, slices, urgent, deaths, lineage, repeats)
 
     def _give(self, number: int, worker: Worker, job: Job, now: float, out: list[Action]) -> None:
-        job.hung_at = math.inf
-        if job.urgent:  # it overtakes what is not
-            place = sum(other.urgent for other in worker.jobs)
-            worker.jobs.insert(place, job)
-        else:
-            worker.jobs.append(job)
-        self._start_clock(worker.jobs[0], now)
+        job.hung_at = job.began_at = math.inf
+        place = sum(other.urgent for other in worker.jobs) if job.urgent else len(worker.jobs)
+        worker.jobs.insert(place, job)  # it overtakes what is not urgent
+        self.load.given(job)
+        worker.given = job.id
+        if not place:
+            self._start_clock(job, now)
+            if len(worker.jobs) > 1:
+                worker.jobs[1].chained = False
         self.counters.jobs += 1
-        out.append(SendJob(number, wire.Job(job.id, tuple(self._part(s) for s in job.slices), job.urgent)))
+        out.append(SendJob(number, message(job)))
 
     def _start_clock(self, job: Job, now: float) -> None:
         """The job runs now, or goes on after another one."""
         estimate_s = self.cost.ms(job.units) / 1e3
+        job.began_at = now
         job.hung_at = now + max(self.rules.hang_s, HANG_FACTOR * estimate_s)
         if estimate_s < SOON_S:
             self.awake_until = now + SOON_S
-
-    def _part(self, piece: Slice) -> wire.Part:
-        request, ask = piece.request, piece.request.ask
-        session = request.session
-        texts = ask.texts if len(piece.rows) == 1 == len(ask.texts) else tuple([ask.texts[row] for row in piece.rows])
-        return wire.Part(
-            session.segment if ask.offset is not None else "",
-            session.segment_bytes,
-            ask.offset or 0,
-            request.dim,
-            piece.rows,
-            texts,
-            ask.prompt_name,
-            ask.normalize,
-            ask.truncate,
-            ask.dtype,
-            ask.prompt,
-            tuple([ask.titles[row] for row in piece.rows]) if ask.titles else (),
-        )
 
     def _finished(self, event: Finished, now: float, out: list[Action]) -> None:
         worker = self.workers.get(event.worker)
@@ -359,33 +394,50 @@ class Core:
         if worker is None or job is None:
             self.counters.late_answers += 1
             return
-        worker.jobs.remove(job)
+        self._take_back(worker, job)
+        if job.chained:
+            self.cost.learn_drag(event.done.run_ms, (now - job.began_at) * 1e3)
         if worker.jobs:
+            worker.jobs[0].chained = worker.jobs[0].began_at == math.inf
             self._start_clock(worker.jobs[0], now)
         worker.jobs_done += 1
         worker.rows_done += job.rows()
-        self.cost.learn(job.units, event.done.run_ms)
+        self._learn(job, event.done)
         failures: dict[int, Failure] = {}
         for failure in event.done.failures:
             failures.setdefault(failure.part, failure)
         payload = memoryview(event.payload)
         for i, piece in enumerate(job.slices):
             tokens = event.done.tokens[i] if i < len(event.done.tokens) else 0
-            payload = self._rows_done(piece, tokens, payload)
+            payload = rows_done(piece, tokens, payload)
+            self.counters.tokens += tokens
             self._piece_ended(piece, failures.get(i), out)
+        orphans = self.alike.left(job.slices)
+        if orphans:
+            self._repeat(event.worker, worker, job, orphans, now, out)
+        if worker.retiring and not worker.jobs:
+            out.append(Retired(event.worker))
 
-    def _rows_done(self, piece: Slice, tokens: int, payload: memoryview) -> memoryview:
-        """Books a slice's rows; returns the payload behind its inline rows."""
-        request = piece.request
-        request.done_rows += len(piece.rows)
-        request.tokens += tokens
-        self.counters.tokens += tokens
-        if request.inline is None:
-            return payload
-        width = row_bytes(request.dim, request.ask.dtype)
-        for i, row in enumerate(piece.rows):
-            request.inline[row * width : (row + 1) * width] = payload[i * width : (i + 1) * width]
-        return payload[len(piece.rows) * width :]
+    def _take_back(self, worker: Worker, job: Job) -> None:
+        worker.jobs.remove(job)
+        self.load.taken_back(job)
+
+    def _learn(self, job: Job, done: wire.Done) -> None:
+        self.cost.learn(job.units, done.run_ms)
+        self.cost.learn_shape(done.runs)
+        for piece, tokens in zip(job.slices, done.tokens, strict=False):
+            ask = piece.request.ask
+            if ask.prompt is None and not ask.titles and tokens < self.model.max_tokens:  # no row of it can have been cut off
+                self.cost.learn_text(sum([len(ask.texts[row]) for row in piece.rows]), tokens, len(piece.rows))
+
+    def _repeat(self, number: int, worker: Worker, done: Job, places: list[Place], now: float, out: list[Action]) -> None:
+        """Rows that came while the same text was computed: this worker still has the vectors."""
+        now_on = places[:MAX_JOB_ROWS] if worker.takes_jobs else []
+        if now_on:
+            self.alike.lead(now_on)
+            job = self._job(self._free_slices(now_on), done.urgent, repeats=done.id)
+            self._give(number, worker, job, now, out)
+        self._lead_anew(places[len(now_on) :])
 
     def _piece_ended(self, piece: Slice, failure: Failure | None, out: list[Action]) -> None:
         request = piece.request
@@ -402,74 +454,38 @@ class Core:
         worker = self.workers.pop(event.worker, None)
         if worker is None:
             return
-        self.counters.requeued += len(worker.jobs)
-        unwanted: dict[Request, None] = {}
-        for job in worker.jobs:
-            unwanted |= dict.fromkeys(job.drop_abandoned())
-        for request in unwanted:
+        self.load.count(self.workers)
+        jobs = list(worker.jobs)
+        self.counters.requeued += len(jobs)
+        for job in jobs:
+            self._take_back(worker, job)
+            if job.repeats:
+                job.forget_repeat()
+        self._settle_dropped([piece for job in jobs for piece in job.drop_abandoned()], out)
+        poison = self.retries.add([job for job in jobs if job.slices], event.begun, self._now, self._job)
+        if poison is not None:
+            self._poison(poison, out)
+
+    def _settle_dropped(self, dropped: list[Slice], out: list[Action]) -> None:
+        """Rows that were taken out of jobs because nobody wants them any more."""
+        self._lead_anew(self.alike.left(dropped))
+        for request in dict.fromkeys(piece.request for piece in dropped):
             self._settle(request, out)
-        for job in reversed(worker.jobs):
-            job.losses += job.id != event.begun
-            if not job.slices:
-                continue
-            if job.id == event.begun or job.losses >= MOST_LOSSES:
-                self._try_again(job, out)
-            else:
-                self.retries.appendleft(job)
-
-    def _try_again(self, suspect: Job, out: list[Action]) -> None:
-        """The job that a worker died with (rule 4)."""
-        suspect.deaths += 1
-        if suspect.deaths < 2:
-            self.retries.appendleft(suspect)
-        elif suspect.rows() > 1:
-            self.retries.extendleft(reversed(self._halves(suspect)))
-        else:
-            self._poison(suspect.slices[0], out)
-
-    def _purge_retries(self) -> None:
-        """Takes out of the jobs that wait for a second try the rows that nobody wants any more."""
-        for job in list(self.retries):
-            if job.drop_abandoned() and not job.slices:
-                self.retries.remove(job)
-
-    def _halves(self, job: Job) -> list[Job]:
-        """The suspects in two jobs, each with one death to its name: one more splits it again."""
-        pairs = [(s.request, row) for s in job.slices for row in s.rows]
-        middle = len(pairs) // 2
-        for piece in job.slices:
-            piece.request.in_jobs -= 1
-        halves = []
-        for part in (pairs[:middle], pairs[middle:]):
-            rows_of: dict[Request, list[int]] = {}
-            for request, row in part:
-                rows_of.setdefault(request, []).append(row)
-            slices = [Slice(request, tuple(rows)) for request, rows in rows_of.items()]
-            for piece in slices:
-                piece.request.in_jobs += 1
-            halves.append(self._job(slices, job.urgent, deaths=1))
-        return halves
 
     def _poison(self, piece: Slice, out: list[Action]) -> None:
-        row = piece.rows[0]
-        if len(self.poison) < MOST_POISON:
-            self.poison[_digest(piece.request.ask, row)] = self._now + POISON_S
-        failure = Failure(0, row, "poison_row", f"text {row} ended every worker that read it; the other texts are fine")
-        self._piece_ended(piece, failure, out)
+        """Refuses the row's request, and all others that wait for the same row."""
+        key = key_of(piece.request.ask, piece.rows[0])
+        self.retries.suspects.remember(hash(key), self._now)
+        piece.request.in_jobs -= 1
+        others = self.alike.left([piece])
+        self._lead_anew(others)
+        others += [place for place in self.alike.leaders(key) if place[1] in place[0].waiting]
+        others += self.retries.places(key)
+        for request, row in [(piece.request, piece.rows[0]), *others]:
+            reason = f"text {row} ended every worker that read it; the other texts are fine"
+            if request.refusal is None:  # a request can hold the row twice
+                self._refuse(request, Refused(request.ask.id, "poison_row", reason, row=row), out)
 
     def check(self) -> None:
         """Raises AssertionError where a rule does not hold; see invariants.check."""
         check(self)
-
-
-def _digest(ask: Embed, row: int) -> int:
-    """Of a row and what is put before it. 64 bits, salted by the interpreter: nobody finds another text with the same."""
-    return hash((ask.texts[row], ask.titles[row] if ask.titles else "", ask.prompt, ask.prompt_name, ask.truncate))
-
-
-def _chars(ask: Embed) -> Iterable[int]:
-    """How much the model has to read per row: the text with what is put before it. (The model's own prompts are short.)"""
-    before = len(ask.prompt or "")
-    if ask.titles:
-        return [before + len(title) + len(text) for title, text in zip(ask.titles, ask.texts, strict=True)]
-    return [before + len(text) for text in ask.texts] if before else map(len, ask.texts)

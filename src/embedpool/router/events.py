@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from embedpool import protocol as wire
-from embedpool.protocol import Done, Embed, Refused, Vectors
+from embedpool.protocol import Done, Embed, ModelCard, Refused, Vectors
+from embedpool.router.admission import Admission
 
 # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -67,6 +68,23 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class RetireAsked:
+    """This worker gets no more jobs; say Retired when it has none."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """From now on the pool serves this model, under these rules. Sessions that were told of another model are over: their
+    clients say hello again, and ask again what they still want. `relearn`: what work costs is to be learned anew."""
+
+    model: ModelCard
+    rules: Admission
+    relearn: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DrainAsked:
     """Take no new requests; say Drained when all are answered."""
 
@@ -83,7 +101,9 @@ class Tick:
     """The time named by `next_deadline` has come."""
 
 
-Event: TypeAlias = Opened | Closed | Asked | CancelAsked | Joined | Lost | Finished | DrainAsked | Failed | Tick
+Event: TypeAlias = (
+    Opened | Closed | Asked | CancelAsked | Joined | Lost | Finished | RetireAsked | Switched | DrainAsked | Failed | Tick
+)
 
 # ── actions ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -108,8 +128,15 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Retired:
+    """After RetireAsked: the worker has nothing to do, and may be ended."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """Every request was answered after DrainAsked."""
 
 
-Action: TypeAlias = SendJob | Reply | Kill | Drained
+Action: TypeAlias = SendJob | Reply | Kill | Retired | Drained

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from embedpool.router.alike import key_of
+
 if TYPE_CHECKING:
     from embedpool.router.core import Core
 
-MOST_JOBS = 2  # of each class: core.DEPTH, stated again so that a change there is noticed here
+MOST_JOBS = 2  # of each class: load.DEPTH, stated again so that a change there is noticed here
 
 
 def check(core: Core) -> None:
@@ -29,21 +31,47 @@ def check(core: Core) -> None:
     assert all(n == 1 for n in held.values()), "a row is in two jobs"
     assert not any(piece.request.abandoned for job in core.retries for piece in job.slices), "unwanted rows wait"
     queued = list(core.queue)
-    assert core.queue.requests == len(queued)
-    assert core.queue.interactive_units == sum(r.units[row] for r in queued if r.interactive for row in r.waiting)
-    assert len({id(r) for r in queued}) == len(queued)
-    assert core.queue.rows == sum(len(r.waiting) for r in queued)
-    assert core.queue.units == sum(r.units[row] for r in queued for row in r.waiting)
+    lined = [*core.queue.interactive, *core.queue.bulk]
+    assert len({id(r) for r in lined}) == len(lined)
+    assert {id(r) for r in lined} == {id(r) for r in queued if r.waiting}, "in the line without a waiting row, or the reverse"
+    assert all(r.waiting or r.following for r in queued)
+    assert core.queue.rows == sum(len(r.waiting) + r.following for r in queued)
+    for kind, units in core.queue.units.items():
+        assert units == sum(r.units[row] for r in queued if r.interactive == kind for row in r.waiting)
     assert core.queue.nbytes == sum(r.nbytes for r in queued)
     for session in core.sessions.values():
         assert session.inline_bytes == sum(len(request.inline or b"") for request in session.open.values())
+        own = [request for request in session.open.values() if request in core.queue.held]
+        assert session.rows == sum(len(request.waiting) + request.following for request in own)
+        assert session.nbytes == sum(request.nbytes for request in own)
+        assert sum(session.units.values()) == sum(request.units[row] for request in own for row in request.waiting)
     for request in core.all_open():
         mine = [s for job in given for s in job.slices if s.request is request]
         assert len(mine) == request.in_jobs, "in_jobs is not the number of slices in jobs"
         if request.refusal is None:
             in_jobs = sum(len(s.rows) for s in mine)
-            assert in_jobs + len(request.waiting) + request.done_rows == len(request.units), "a row was lost"
+            rows = in_jobs + len(request.waiting) + request.following + request.done_rows
+            assert rows == len(request.units), "a row was lost"
         else:
-            assert not request.waiting, "refused but still waiting"
-        assert request.in_jobs or request.waiting, "open, but nothing is coming"
-        assert not request.waiting or any(r is request for r in queued)
+            assert not request.waiting and not request.following, "refused but still waiting"
+        assert request.in_jobs or request.waiting or request.following, "open, but nothing is coming"
+        assert not (request.waiting or request.following) or request in core.queue.held
+    for kind, units in core.load.in_hand.items():
+        assert units == sum(job.units for worker in core.workers.values() for job in worker.jobs if job.urgent == kind)
+    _check_alike(core, held)
+
+
+def _check_alike(core: Core, held: dict[tuple[int, int], int]) -> None:
+    """Who leads waits or is in a job; who follows has a leader of its own text."""
+    following: dict[int, int] = {}
+    for key, (request, row), followers in core.alike.groups():
+        assert key_of(request.ask, row) == key
+        assert row in request.waiting or (id(request), row) in held, "leads, but nothing is coming"
+        for other, other_row in followers:
+            assert key_of(other.ask, other_row) == key
+            assert request.interactive or not other.interactive, "interactive work waits for bulk work"
+            assert not other.abandoned, "an unwanted row follows"
+            following[id(other)] = following.get(id(other), 0) + 1
+    for request in core.queue.held:
+        assert following.pop(id(request), 0) == request.following
+    assert not following, "a row follows that is not counted"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import select
 import socket
 import time
@@ -18,12 +19,15 @@ import zmq
 
 from embedpool import control
 from embedpool import protocol as wire
-from embedpool.edge import descriptor, has_message
+from embedpool.edge import descriptor
 from embedpool.errors import Overloaded, ProtocolError
 from embedpool.protocol import Refused
 from embedpool.router import events as ev
 from embedpool.router.core import Core
+from embedpool.router.descriptors import Descriptors, limit_of
+from embedpool.router.door import Door, open_descriptors
 from embedpool.router.sessions import Sessions
+from embedpool.router.sockets import QUEUED_ANSWERS, UNREAD_REQUESTS, receive, router_socket, send
 from embedpool.router.spec import RouterSpec
 from embedpool.router.status import status
 from embedpool.shm.sweep import sweep
@@ -31,10 +35,8 @@ from embedpool.shm.sweep import sweep
 log = logging.getLogger("embedpool.router")
 
 READ_AT_ONCE = 256  # messages per socket and turn: bounds how long one busy peer keeps the others waiting
-UPKEEP_S = 0.5  # how often clients are looked at for having gone
-HANDSHAKE_MS = 2000  # a connection that does not speak ZMTP is closed after this
-UNREAD_REQUESTS = 64  # per client, of up to max_request_bytes each; what is beyond waits at the client
-QUEUED_ANSWERS = 20_000  # per client that does not read; beyond, its session is closed
+UPKEEP_S = control.ALIVE_S  # how often clients are looked at for having gone, and the supervisor hears of us
+DOORS_S = 0.002  # how often doors are looked at while the loop never sleeps; a look costs 2 us
 
 
 class Server:
@@ -46,31 +48,45 @@ class Server:
         self.id = int.from_bytes(os.urandom(6), "big")
         # Job numbers start at a random place: a worker's late answer to a router that died names no job of this one.
         self.core = Core(spec.model, spec.admission, first_job=self.id << 14)
+        self.descriptors = Descriptors(_descriptors(spec), open_descriptors)
+        self.doors: list[Door] = []
         self.sessions = Sessions(
             Path(spec.segments) if spec.segments else None,
             spec.max_sessions,
             spec.max_segment_bytes,
             spec.max_shm_bytes,
             spec.session_idle_s,
+            lambda: self.descriptors.take(self.descriptors.for_workers),
         )
         self.spawned: dict[int, control.Spawned] = {}
         self.waiting: dict[int, wire.Ready] = {}  # said ready before the supervisor told of them
+        self.reloaded = control.Reloaded(0, "none", "")
         self.started_at = time.monotonic()
         self._ended = False
         self._upkeep_at = 0.0
+        self._doors_at = 0.0
 
     # ── the loop ──
 
     def run(self) -> None:
         if self.spec.segments:
             sweep(Path(self.spec.segments))  # those of a router that was killed: its sessions died with it
+        if self.descriptors.for_sessions < self.spec.max_sessions:
+            log.warning(
+                "file descriptors for %d of max_sessions %d sessions: raise the limit of the process (ulimit -n, LimitNOFILE)",
+                self.descriptors.for_sessions,
+                self.spec.max_sessions,
+            )
         context = zmq.Context()
         try:
-            self.clients = self._bind(context, self.spec.endpoint, 0o660, self.spec.max_request_bytes, UNREAD_REQUESTS)
-            self.workers = self._bind(context, self.spec.workers_endpoint, 0o600, -1, QUEUED_ANSWERS)
+            keep = self.descriptors.for_workers
+            self.clients = self._bind(context, self.spec.endpoint, 0o660, self.spec.max_request_bytes, UNREAD_REQUESTS, keep)
+            self.workers = self._bind(context, self.spec.workers_endpoint, 0o600, -1, QUEUED_ANSWERS, 0)
         except zmq.ZMQError as error:
             control.say(self.link, control.CannotBind(f"cannot listen on {self.spec.endpoint}: {error.strerror}"))
             return
+        for door in self.doors:  # with all that is our own open: what is counted from here on is theirs
+            door.open()
         control.say(self.link, control.Bound())
         try:
             self._loop()
@@ -82,26 +98,21 @@ class Server:
                     Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
     def _bind(
-        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, mode: int, most: int, unread: int
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, mode: int, most: int, unread: int, keep: int
     ) -> zmq.Socket[bytes]:
-        sock = context.socket(zmq.ROUTER)
-        sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        sock.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-        sock.setsockopt(zmq.MAXMSGSIZE, most)
-        sock.setsockopt(zmq.LINGER, 0)
-        sock.setsockopt(zmq.SNDHWM, QUEUED_ANSWERS)
-        sock.setsockopt(zmq.RCVHWM, unread)
-        sock.setsockopt(zmq.BACKLOG, 512)
+        sock = router_socket(context, most, unread)
+        self.doors.append(Door(sock, self.descriptors, keep))
         old = os.umask(0o777 & ~mode)  # bind creates the socket with 0777 & ~umask: never more open than it will be
         try:
-            sock.bind(endpoint)
+            self.doors[-1].listen(endpoint)
         finally:
             os.umask(old)
         return sock
 
     def _loop(self) -> None:
         poll = select.poll()
-        for fd in (descriptor(self.workers), descriptor(self.clients), self.link.fileno()):
+        doors = {descriptor(door.monitor): door for door in self.doors}
+        for fd in (descriptor(self.workers), descriptor(self.clients), self.link.fileno(), *doors):
             poll.register(fd, select.POLLIN)
         while not self._ended:
             # ZeroMQ's descriptors are edge-triggered: only when both sockets were found empty may the loop sleep.
@@ -115,9 +126,15 @@ class Server:
             for fd, _ in poll.poll(self._patience_ms()):
                 if fd == self.link.fileno():
                     self._read_link()
+                elif fd in doors:
+                    doors[fd].look()
 
     def _keep_time(self) -> None:
         now = time.monotonic()
+        if now >= self._doors_at:
+            self._doors_at = now + DOORS_S
+            for door in self.doors:
+                door.look()
         if now >= self._upkeep_at:
             self._upkeep(now)
         due = self.core.next_deadline()
@@ -132,50 +149,24 @@ class Server:
         for action in self.core.handle(event, time.monotonic()):
             match action:
                 case ev.SendJob():
-                    self._send(self.workers, b"w%d" % action.worker, wire.encode(action.job))
+                    send(self.workers, b"w%d" % action.worker, wire.encode(action.job))
                 case ev.Reply():
-                    if not self._send(self.clients, action.session, wire.encode(action.message), action.payload):
+                    if not send(self.clients, action.session, wire.encode(action.message), action.payload):
                         self._close(action.session, "it does not take its answers")
                 case ev.Kill():
                     log.warning("worker hung: %s", action.reason, extra={"worker": action.worker})
                     control.say(self.link, control.WorkerHung(action.worker, action.reason))
+                case ev.Retired():
+                    control.say(self.link, control.WorkerRetired(action.worker))
                 case ev.Drained():
                     control.say(self.link, control.WorkDone())
-
-    def _send(self, sock: zmq.Socket[bytes], to: bytes, frame: bytes, payload: bytes | bytearray = b"") -> bool:
-        """False when the peer is gone or its queue is full. Never waits."""
-        try:
-            sock.send(to, zmq.SNDMORE | zmq.NOBLOCK)
-            if payload:
-                sock.send(frame, zmq.SNDMORE | zmq.NOBLOCK)
-                sock.send(payload, zmq.NOBLOCK)
-            else:
-                sock.send(frame, zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
-                return False
-            raise
-        return True
-
-    def _receive(self, sock: zmq.Socket[bytes]) -> tuple[bytes, bytes, bytes] | None:
-        """(sender, frame, payload) of one message; frames beyond are read and dropped. None when none has arrived."""
-        if not has_message(sock):
-            return None
-        sender = sock.recv(zmq.NOBLOCK)
-        frame = sock.recv() if sock.get(zmq.RCVMORE) else b""
-        payload = b""
-        if sock.get(zmq.RCVMORE):
-            payload = sock.recv()
-            while sock.get(zmq.RCVMORE):
-                sock.recv()
-        return sender, frame, payload
 
     # ── clients ──
 
     def _read_clients(self) -> int:
         """How many messages were read: at most READ_AT_ONCE."""
         for n in range(READ_AT_ONCE):
-            found = self._receive(self.clients)
+            found = receive(self.clients)
             if found is None:
                 return n
             sender, frame, _ = found
@@ -183,7 +174,7 @@ class Server:
                 message = wire.decode(frame) if frame else None
             except ProtocolError as error:
                 refusal = Refused(error.request, error.code, error.message, row=error.row)
-                self._send(self.clients, sender, wire.encode(refusal))
+                send(self.clients, sender, wire.encode(refusal))
                 continue
             self._from_client(sender, message, len(frame))
         return READ_AT_ONCE
@@ -195,11 +186,11 @@ class Server:
             return
         if isinstance(message, wire.AskStatus):
             body = json.dumps(status(self))
-            self._send(self.clients, sender, wire.encode(wire.Status(message.id, body)))
+            send(self.clients, sender, wire.encode(wire.Status(message.id, body)))
             return
         if seat is None:
             if not isinstance(message, wire.Bye):
-                self._send(self.clients, sender, wire.encode(wire.Who(self.id)))
+                send(self.clients, sender, wire.encode(wire.Who(self.id)))
             return
         seat.seen_at = time.monotonic()
         match message:
@@ -208,14 +199,14 @@ class Server:
             case wire.Cancel():
                 self._handle(ev.CancelAsked(sender, message.id))
             case wire.Ping():
-                self._send(self.clients, sender, wire.encode(wire.Pong(message.id)))
+                send(self.clients, sender, wire.encode(wire.Pong(message.id)))
             case wire.Bye():
                 self._close(sender, "bye")
             case None:
                 pass  # the probe of a connection that was made again: the session goes on
             case _:
                 refusal = Refused(None, ProtocolError.code, f"a client does not send {type(message).__name__}")
-                self._send(self.clients, sender, wire.encode(refusal))
+                send(self.clients, sender, wire.encode(refusal))
 
     def _welcome(self, sender: bytes, hello: wire.Hello) -> None:
         self._close(sender, "hello again")
@@ -223,7 +214,7 @@ class Server:
             warning = self.sessions.open(sender, hello, time.monotonic())
         except Overloaded as error:
             refusal = Refused(None, error.code, error.message, retryable=True, retry_after_ms=error.retry_after_ms)
-            self._send(self.clients, sender, wire.encode(refusal))
+            send(self.clients, sender, wire.encode(refusal))
             return
         segment = self.sessions.seats[sender].segment
         rules = self.spec.admission
@@ -231,7 +222,7 @@ class Server:
         path, size = (str(segment.path), segment.size) if segment else ("", 0)
         welcome = wire.Welcome(wire.VERSION, limits, (self.spec.model,), path, size, warning)
         self._handle(ev.Opened(sender, segment.name if segment else "", size))
-        self._send(self.clients, sender, wire.encode(welcome))
+        send(self.clients, sender, wire.encode(welcome))
 
     def _close(self, sender: bytes, reason: str) -> None:
         if sender not in self.sessions.seats:
@@ -241,20 +232,23 @@ class Server:
         log.debug("session closed: %s", reason)
         if name:
             for worker in self.core.workers:
-                self._send(self.workers, b"w%d" % worker, wire.encode(wire.Forget((name,))))
+                send(self.workers, b"w%d" % worker, wire.encode(wire.Forget((name,))))
 
     def _upkeep(self, now: float) -> None:
         self._upkeep_at = now + UPKEEP_S
+        control.say(self.link, control.Alive())
         busy = {key for key, session in self.core.sessions.items() if session.open}
         for key in self.sessions.gone(now, busy):
             self._close(key, "its client is gone")
+        for door in self.doors:
+            door.open()
 
     # ── workers ──
 
     def _read_workers(self) -> int:
         """How many messages were read: at most READ_AT_ONCE."""
         for n in range(READ_AT_ONCE):
-            found = self._receive(self.workers)
+            found = receive(self.workers)
             if found is None:
                 return n
             sender, frame, payload = found
@@ -270,14 +264,18 @@ class Server:
                 self.waiting[number] = message
                 self._join(number)
             elif number not in self.core.workers:
-                self._send(self.workers, sender, wire.encode(wire.Who(self.id)))
+                send(self.workers, sender, wire.encode(wire.Who(self.id)))
         return READ_AT_ONCE
 
     def _join(self, number: int) -> None:
-        if number in self.waiting and number in self.spawned:
-            ready = self.waiting.pop(number)
-            self._handle(ev.Joined(number, ready.unit_ms))
-            control.say(self.link, control.WorkerJoined(number))
+        if number not in self.waiting or number not in self.spawned:
+            return
+        if self.spawned[number].model != self.spec.model:  # one of the next model: it waits for Switch
+            control.say(self.link, control.WorkerWaits(number))
+            return
+        ready = self.waiting.pop(number)
+        self._handle(ev.Joined(number, ready.unit_ms))
+        control.say(self.link, control.WorkerJoined(number))
 
     # ── supervisor ──
 
@@ -290,6 +288,12 @@ class Server:
                         self._join(note.worker)
                     case control.Reaped():
                         self._reaped(note)
+                    case control.Retire():
+                        self._retire(note.worker)
+                    case control.Switch():
+                        self._switch(note)
+                    case control.Reloaded():
+                        self.reloaded = note
                     case control.Drain():
                         self._handle(ev.DrainAsked())
                     case control.GivenUp():
@@ -299,9 +303,36 @@ class Server:
         except EOFError:
             self._ended = True
 
+    def _retire(self, number: int) -> None:
+        if number in self.core.workers:
+            self._handle(ev.RetireAsked(number))
+        else:  # it has not joined this router, and has nothing in hand
+            control.say(self.link, control.WorkerRetired(number))
+
+    def _switch(self, note: control.Switch) -> None:
+        """Sessions of another model end; the files go, the clients are asked who they are, and ask again what is open."""
+        before, self.spec = self.spec, RouterSpec.from_json(note.spec)
+        spec, sessions = self.spec, self.sessions
+        sessions.most, sessions.max_bytes = spec.max_sessions, spec.max_segment_bytes
+        sessions.total_bytes, sessions.idle_s = spec.max_shm_bytes, spec.session_idle_s
+        self.descriptors.limit = _descriptors(spec)
+        self._handle(ev.Switched(spec.model, spec.admission, note.relearn))
+        if spec.model != before.model:
+            self.id = int.from_bytes(os.urandom(6), "big")
+            for key in list(sessions.seats):
+                sessions.close(key)
+                send(self.clients, key, wire.encode(wire.Who(self.id)))
+        for number in list(self.waiting):
+            self._join(number)
+
     def _reaped(self, note: control.Reaped) -> None:
         # Whatever the worker still sent lies in the socket by now: read it before its jobs are given out again.
         self._read_workers()
         self.spawned.pop(note.worker, None)
         self.waiting.pop(note.worker, None)
         self._handle(ev.Lost(note.worker, note.reason, note.begun))
+
+
+def _descriptors(spec: RouterSpec) -> int:
+    """How many this router may have open."""
+    return limit_of(resource.getrlimit(resource.RLIMIT_NOFILE)[0], spec.max_sessions)

@@ -8,6 +8,7 @@ client that still lives is answered with Who, and it says hello again.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Sessions:
     max_bytes: int
     total_bytes: int
     idle_s: float
+    may_open: Callable[[], bool]  # whether a descriptor is left for a segment
     seats: dict[bytes, Seat] = field(default_factory=dict)
     used_bytes: int = 0
 
@@ -62,6 +64,9 @@ class Sessions:
         if self.used_bytes + size > self.total_bytes:
             reason = f"{self.used_bytes} of max_shm_bytes {self.total_bytes} are in use"
             return None, f"no segment of {size} bytes: {reason}; vectors come inline"
+        if not self.may_open():
+            log.warning("segment refused: no file descriptor is left")
+            return None, "no segment: the pool has no file descriptor left for it; vectors come inline"
         try:
             found = shm.create(directory, size)
         except SegmentError as error:

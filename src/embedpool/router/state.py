@@ -18,6 +18,9 @@ class Session:
     segment_bytes: int
     open: dict[int, Request] = field(default_factory=dict)
     inline_bytes: int = 0  # of vectors that open requests will get inline: the router holds them
+    rows: int = 0  # that wait or follow
+    nbytes: int = 0  # of requests with such rows
+    units: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})  # that wait: interactive ones, and bulk
     closed: bool = False
 
 
@@ -34,6 +37,7 @@ class Request:
     deadline_at: float
     interactive: bool
     waiting: list[int]  # rows not in any job, the next one last
+    following: int = 0  # rows that wait for another request's row of the same text (alike.py)
     in_jobs: int = 0  # slices in jobs
     done_rows: int = 0
     tokens: int = 0
@@ -48,41 +52,54 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Rows of one request within a job."""
+    """Rows of one request within a job. `free`: they are computed for others anyway, and cost nothing."""
 
     request: Request
     rows: tuple[int, ...]
+    free: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """`deaths` counts the workers that died while they ran it, `losses` those that were lost before they began it. `urgent`:
-    its rows are interactive, and it overtakes what is not."""
+    """`deaths` counts the workers that died while they ran it, `losses` those that were lost when it
+    was their next one; `lineage`
+    is the first job that these rows were in together, before it was split. `urgent`: its rows are interactive, and it
+    overtakes what is not. `repeats`: the job whose vectors its worker still has for these texts, 0 for none."""
 
     id: int
     slices: list[Slice]
     urgent: bool
     deaths: int = 0
+    lineage: int = 0
+    repeats: int = 0
     losses: int = 0
     units: int = 0
     hung_at: float = math.inf
+    began_at: float = math.inf  # when it was its worker's next one
+    chained: bool = False  # it began when its worker had ended another job, and nothing overtook it
 
     def __post_init__(self) -> None:
+        self.lineage = self.lineage or self.id
         self.weigh()
 
     def weigh(self) -> None:
         """Brings `units` up to date with `slices`."""
-        self.units = sum(piece.request.units[row] for piece in self.slices for row in piece.rows)
+        self.units = sum([s.request.units[row] for s in self.slices if not s.free for row in s.rows])
 
-    def drop_abandoned(self) -> list[Request]:
-        """Takes out the rows that nobody wants any more; whose they were."""
+    def forget_repeat(self) -> None:
+        """Its worker is gone, and so are the vectors that it would have written."""
+        self.repeats, self.slices = 0, [Slice(piece.request, piece.rows) for piece in self.slices]
+        self.weigh()
+
+    def drop_abandoned(self) -> list[Slice]:
+        """Takes out, and gives, the rows that nobody wants any more."""
         dropped = [piece for piece in self.slices if piece.request.abandoned]
         for piece in dropped:
             self.slices.remove(piece)
             piece.request.in_jobs -= 1
         if dropped:
             self.weigh()
-        return [piece.request for piece in dropped]
+        return dropped
 
     def rows(self) -> int:
         return sum(len(piece.rows) for piece in self.slices)
@@ -90,10 +107,18 @@ class Job:
 
 @dataclass(slots=True)
 class Worker:
+    """`retiring`: it gets no more jobs, and ends when it has done those that it has."""
+
     jobs: deque[Job] = field(default_factory=deque)  # in the order in which they are run, as far as that is known
     killed: bool = False
+    retiring: bool = False
+    given: int = 0  # the number of its last job
     jobs_done: int = 0
     rows_done: int = 0
+
+    @property
+    def takes_jobs(self) -> bool:
+        return not (self.killed or self.retiring)
 
 
 @dataclass(slots=True)
@@ -107,4 +132,5 @@ class Counters:
     tokens: int = 0
     jobs: int = 0
     requeued: int = 0
+    alike: int = 0  # rows that got another row's vector instead of a computation of their own
     late_answers: int = 0

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 from msgspec import to_builtins
 
 if TYPE_CHECKING:
+    from embedpool.router.cost import CostModel
     from embedpool.router.server import Server
+
+COST_TOKENS = (16, 64, 256, 1024, 4096)
 
 
 def status(server: Server) -> dict[str, Any]:
@@ -20,13 +23,14 @@ def status(server: Server) -> dict[str, Any]:
         "reason": core.failed,
         "uptime_s": round(time.monotonic() - server.started_at, 3),
         "pool": {**server.spec.pool, "endpoint": server.spec.endpoint},
+        "reload": {"count": server.reloaded.count, "state": server.reloaded.state, "reason": server.reloaded.reason},
         "model": to_builtins(server.spec.model),
         "workers": [_worker(server, number) for number in sorted(server.spawned, key=lambda n: server.spawned[n].index)],
         "queue": {
             "requests": core.queue.requests,
             "rows": core.queue.rows,
             "bytes": core.queue.nbytes,
-            "estimated_ms": round(core.cost.ms(core.queue.units), 3),
+            "estimated_ms": round(core.cost.ms(sum(core.queue.units.values())), 3),
         },
         "sessions": {
             "open": len(sessions.seats),
@@ -34,7 +38,7 @@ def status(server: Server) -> dict[str, Any]:
             "segments": sum(seat.segment is not None for seat in sessions.seats.values()),
             "segment_bytes": sessions.used_bytes,
         },
-        "cost": {"unit_ms": core.cost.unit_ms},
+        "cost": _cost(core.cost),
         "counters": asdict(core.counters),
     }
 
@@ -47,10 +51,23 @@ def _state(server: Server) -> str:
     return "serving" if server.core.workers else "starting"
 
 
+def _cost(cost: CostModel) -> dict[str, Any]:
+    """What a text of so many tokens is believed to take a worker, in milliseconds."""
+    lengths = [n for n in COST_TOKENS if n <= cost.max_tokens]
+    return {
+        "unit_ms": cost.unit_ms,
+        "chars_per_token": round(cost.chars_per_token, 2),
+        "row_ms": {str(n): round(cost.row_ms(n), 3) for n in lengths},
+    }
+
+
 def _worker(server: Server, number: int) -> dict[str, Any]:
     spawned = server.spawned[number]
     worker = server.core.workers.get(number)
-    state = "starting" if worker is None else "hung" if worker.killed else "busy" if worker.jobs else "idle"
+    if worker is None:
+        state = "waiting" if number in server.waiting else "starting"
+    else:
+        state = "hung" if worker.killed else "retiring" if worker.retiring else "busy" if worker.jobs else "idle"
     return {
         "index": spawned.index,
         "pid": spawned.pid,

@@ -116,11 +116,11 @@ class ReadMap:
             try:
                 if os.fstat(fd).st_size != size:
                     raise SegmentError("the session's segment is not of the stated size")
-                self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+                self._map = _mapped(fd, size, mmap.PROT_READ)
             finally:
                 os.close(fd)
         except BaseException:
-            os.close(self._fd)
+            self.close()
             raise
         self.size = size
 
@@ -155,6 +155,13 @@ def _map(path: Path, flags: int, size: int) -> mmap.mmap:
     try:
         if os.fstat(fd).st_size != size:
             raise SegmentError("segment is not of the stated size")
-        return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        return _mapped(fd, size, mmap.PROT_READ | mmap.PROT_WRITE)
     finally:
         os.close(fd)
+
+
+def _mapped(fd: int, size: int, access: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(fd, size, mmap.MAP_SHARED, access)
+    except OSError as error:  # no descriptor for its duplicate, or no room in the address space
+        raise SegmentError(f"a segment of {size} bytes cannot be mapped: {error.strerror}") from error

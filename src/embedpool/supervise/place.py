@@ -76,8 +76,10 @@ def enter(path: Path, endpoint: str) -> Place:
         raise ConfigError(f"runtime directory {path} cannot be used: {error.strerror}") from error
     try:
         return Place(path, endpoint, lock, _swept(path, endpoint))
-    except BaseException:
+    except BaseException as error:
         os.close(lock)
+        if isinstance(error, OSError):
+            raise ConfigError(f"runtime directory {path} cannot be used: {error.strerror}") from error
         raise
 
 
@@ -98,6 +100,12 @@ def _lock(path: Path) -> int:
                 return fd
         except FileNotFoundError:
             pass  # the holder before us unlinked it just now: lock the new one
+        except OSError:  # the disk is full
+            (path / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.rmdir()
+            os.close(fd)
+            raise
         os.close(fd)
 
 

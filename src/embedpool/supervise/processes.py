@@ -114,11 +114,20 @@ def start_time(pid: int) -> int | None:
 
 
 def record(path: Path, pids: Sequence[int]) -> None:
-    """Writes down who runs, whole or not at all."""
-    rows = [(pid, start_time(pid)) for pid in pids]
+    """Writes down who runs, whole or not at all; where the disk is full, in the place of what was written down before.
+
+    Clients' segments may fill it, and a pool does not end for that. One that finds it full at its start has no record; its
+    children still end with it (lifeline), but for those that are stopped at that moment.
+    """
+    rows = json.dumps([(pid, start_time(pid)) for pid in pids])
     aside = path.with_suffix(".new")
-    aside.write_text(json.dumps(rows))
-    aside.replace(path)
+    try:
+        aside.write_text(rows)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError), path.open("r+") as file:
+            file.write(rows.ljust(path.stat().st_size))
 
 
 def end_recorded(path: Path, patience_s: float = 5.0) -> int:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from embedpool.config import Config, is_tmpfs
-from embedpool.errors import ModelError
 from embedpool.models.spec import ModelSpec
 from embedpool.supervise.cores import CorePlan, plan, read_machine
 from embedpool.supervise.place import Place, enter
+from embedpool.supervise.resolving import Resolving
+from embedpool.supervise.slots import Generation
 from embedpool.supervise.supervisor import Programs, Supervisor
 
 
@@ -34,22 +31,24 @@ def serve(
     warn: Callable[[str], None],
     owner_fd: int = -1,
     programs: Programs | None = None,
+    load: Callable[[], Config] | None = None,
 ) -> int:
     """Runs a pool until it is told to stop; returns the exit status.
 
     Raises ConfigError, AlreadyRunning and ModelError before any worker is started. SIGTERM and SIGINT stop it: with a drain
-    once it serves, at once before. `owner_fd` ends it when the other end is closed.
+    once it serves, at once before. SIGHUP has it serve what `load` gives then (supervise.reload). `owner_fd` ends it when the
+    other end is closed.
     """
     stop = _Stop()
     with stop.installed(), _place(config, stop) as place:
-        model = resolve_in_child(config)
+        model = Resolving(config).spec()
         if place.found:
             warn(place.found)
         if config.endpoint_url().startswith("ipc://") and not is_tmpfs(place.path):
             warn(f"{place.path} is not on a tmpfs: shared memory there is written to disk; choose another --runtime-dir")
         cores = plan(read_machine(), config.workers, config.threads_per_worker)
         started = Started(config.endpoint_url(), model, cores)
-        supervisor = Supervisor(config, model, place, cores, lambda: on_ready(started))
+        supervisor = Supervisor(Generation(config, model, cores), place, lambda: on_ready(started), load)
         supervisor.owner_fd = owner_fd
         supervisor.programs = programs or Programs()
         return supervisor.run()
@@ -82,6 +81,7 @@ class _Stop:
     @contextmanager
     def installed(self) -> Iterator[None]:
         before = {number: signal.signal(number, self) for number in (signal.SIGTERM, signal.SIGINT)}
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: None)  # nothing serves yet that could be reloaded
         try:
             yield
         finally:
@@ -100,24 +100,3 @@ def _place(config: Config, stop: _Stop) -> Iterator[Place]:
         if place is not None:
             with stop.held():
                 place.leave()
-
-
-def resolve_in_child(config: Config) -> ModelSpec:
-    """The model's spec, found and tried in a process of its own. Raises ModelError."""
-    wanted = config.wanted_model()
-    lifeline, lifeline_end = os.pipe()
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "embedpool.models", json.dumps(wanted), str(lifeline)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            pass_fds=(lifeline,),
-            check=False,
-        )
-    finally:
-        os.close(lifeline)
-        os.close(lifeline_end)
-    answer = json.loads(done.stdout or "{}")
-    if "spec" in answer:
-        return ModelSpec.from_json(answer["spec"])
-    raise ModelError(answer.get("error") or f"{config.model} ended the process that tried it (status {done.returncode})")

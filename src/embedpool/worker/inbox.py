@@ -25,13 +25,15 @@ from embedpool import protocol as wire
 from embedpool.edge import descriptor, has_message, stay_awake
 
 # What an interrupted run has done is done again. So a run goes on to its end if less of it is left than is done, unless a query
-# would wait longer than this for it; and if next to nothing is left.
-PATIENCE_S, NEARLY_S = 0.010, 0.002
+# would wait longer than PATIENCE_S for it; if even that is little beside what is done, unless it would wait for a whole slice;
+# and if next to nothing is left.
+SLICE_S, PATIENCE_S, NEARLY_S = 0.020, 0.010, 0.002
+LITTLE = 0.2
 
 
 def worth_interrupting(done_s: float, left_s: float) -> bool:
     """Whether a query should end a run of which so much is done and, as expected, so much is left."""
-    return left_s > PATIENCE_S or left_s > max(done_s, NEARLY_S)
+    return left_s > SLICE_S or left_s > max(PATIENCE_S, LITTLE * done_s) or left_s > max(done_s, NEARLY_S)
 
 
 class Inbox:

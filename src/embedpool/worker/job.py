@@ -28,15 +28,18 @@ log = logging.getLogger("embedpool.worker")
 
 Place = NDArray[np.uint8]  # the bytes of one row
 Run = Callable[[Sequence[Sequence[int]], int], Vectors]
+Known = dict[tuple[int, ...], NDArray[Any]]  # vectors as the model gives them, by the tokens
 
 
 @dataclass(slots=True)
 class Outcome:
-    """`tokens` has one count per part; `payload` the inline rows of all parts in order."""
+    """`tokens` has one count per part; `payload` the inline rows of all parts in order; `known` the model's vectors,
+    for jobs that repeat this one."""
 
     tokens: list[int]
     failures: list[Failure] = field(default_factory=list)
     payload: bytes = b""
+    known: Known = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,11 @@ class Model:
         return [prompt + text for text in part.texts] if prompt else part.texts
 
 
-def run_job(job: Job, model: Model, open_segment: Callable[[str, int], Any], run: Run | None = None) -> Outcome:
+def run_job(
+    job: Job, model: Model, open_segment: Callable[[str, int], Any], run: Run | None = None, known: Known | None = None
+) -> Outcome:
     """Writes every row's vector. `open_segment(name, bytes)` gives the mapping, with a method room(offset, bytes). `run` is
-    called in place of the encoder's."""
+    called in place of the encoder's, and not for tokens whose vectors are `known`."""
     run = run or model.encoder.run
     outcome = Outcome([0] * len(job.parts))
     rows: list[_Row] = []
@@ -82,6 +87,8 @@ def run_job(job: Job, model: Model, open_segment: Callable[[str, int], Any], run
         except EmbedpoolError as error:
             outcome.failures += [Failure(number, max(row, 0), error.code, error.message) for row in part.rows]
     groups = _alike(rows)
+    if known:
+        groups = [group for group in groups if not _repeated(group, known, model, outcome)]
     for batch in micro_batches([len(group[0].tokens) for group in groups], alone=model.spec.one_by_one):
         _run([groups[i] for i in batch.rows], batch.width, model, run, outcome)
     outcome.payload = b"".join(places.tobytes() for places in inline)
@@ -128,6 +135,14 @@ def _alike(rows: list[_Row]) -> list[list[_Row]]:
     return list(groups.values())
 
 
+def _repeated(group: list[_Row], known: Known, model: Model, out: Outcome) -> bool:
+    """Writes rows whose vector is known; False if it is not."""
+    vector = known.get(tuple(group[0].tokens))
+    if vector is not None:
+        _write(group, vector, model, out)
+    return vector is not None
+
+
 def _failed(out: Outcome, part: int, row: int, code: str, reason: str) -> None:
     out.failures.append(Failure(part, row, code, reason))
 
@@ -156,8 +171,14 @@ def _run(batch: list[list[_Row]], width: int, model: Model, run: Run, out: Outco
             reason = f"the model could not be run on text {row.row}: see the worker's log"
             _failed(out, row.number, row.row, EncodeFailed.code, reason)
         return
-    pairs = [(row, vector) for group, vector in zip(batch, vectors, strict=True) for row in group]
-    for row, vector in pairs:
+    for group, vector in zip(batch, vectors, strict=True):
+        _write(group, vector, model, out)
+
+
+def _write(group: list[_Row], vector: NDArray[Any], model: Model, out: Outcome) -> None:
+    """One vector to all who want it, in the form in which each wants it."""
+    out.known[tuple(group[0].tokens)] = vector
+    for row in group:
         part = row.part
         if len(vector) < part.dim:
             reason = f"{part.dim} dimensions were asked for, the model gives {len(vector)}"

@@ -28,7 +28,7 @@ from embedpool.router.cost import CHARS_PER_TOKEN, ROW_UNITS
 from embedpool.shm.segment import WriteMap
 from embedpool.worker.forkserver import Fork, run
 from embedpool.worker.inbox import Inbox
-from embedpool.worker.job import Model, run_job
+from embedpool.worker.job import Known, Model, run_job
 from embedpool.worker.spec import WorkerSpec
 from embedpool.worker.turns import Turns
 
@@ -38,6 +38,7 @@ MakeEncoder = Callable[[int], Encoder]  # by the number of threads
 
 WARM_UP_TOKENS = 16  # a usual query: allocates the arena, touches every weight
 RECONNECT_MS = 20
+KEPT_JOBS = 8  # done, with their vectors: a job that repeats one is sent when the router hears of its end, behind four at most
 
 
 def load(spec: ModelSpec) -> MakeEncoder:
@@ -68,6 +69,7 @@ class Worker:
         self.record_fd = record_fd
         self.current: wire.Job | None = None
         self.urgent_s = 0.0  # spent on urgent jobs, ever
+        self.recent: dict[int, Known] = {}  # what the last jobs computed, by their ids, for those that repeat it
 
     def run(self) -> None:
         """Until the process is ended."""
@@ -88,15 +90,25 @@ class Worker:
                     log.error("a router does not send %s", type(other).__name__)
 
     def _do(self, job: wire.Job) -> float:
-        """Runs one job and answers it; the seconds that it took, without those of jobs that overtook it."""
+        """Runs one job and answers it; the seconds that it took, without those of jobs that overtook it, and of runs
+        that they interrupted."""
         self._begun(job)
         self.current = job
-        began, others_s = time.perf_counter(), self.urgent_s
-        outcome = run_job(job, self.model, self._open_segment, None if job.urgent else self.turns.run)
-        took_s = time.perf_counter() - began - (self.urgent_s - others_s)
-        done = wire.Done(job.id, took_s * 1e3, tuple(outcome.tokens), tuple(outcome.failures))
+        overtaken_runs, self.turns.runs = self.turns.runs, []
+        began, others_s = time.perf_counter(), self.urgent_s + self.turns.wasted_s
+        run = self.turns.run_now if job.urgent else self.turns.run
+        outcome = run_job(job, self.model, self._open_segment, run, self.recent.get(job.repeats, {}))
+        took_s = time.perf_counter() - began - (self.urgent_s + self.turns.wasted_s - others_s)
+        done = wire.Done(job.id, took_s * 1e3, tuple(outcome.tokens), tuple(outcome.failures), tuple(self.turns.runs))
+        self.turns.runs = overtaken_runs
+        self._keep(job.id, outcome.known)
         self._send([wire.encode(done), outcome.payload] if outcome.payload else [wire.encode(done)])
         return took_s
+
+    def _keep(self, id: int, known: Known) -> None:
+        self.recent[id] = known
+        if len(self.recent) > KEPT_JOBS:
+            del self.recent[next(iter(self.recent))]
 
     def _urgent(self, job: wire.Job) -> None:
         overtaken, began = self.current, time.perf_counter()

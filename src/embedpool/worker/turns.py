@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from embedpool import protocol as wire
 from embedpool.models.encoding import Encoder, Interrupted, Vectors
+from embedpool.protocol import Run
 from embedpool.worker.inbox import Inbox
 
 MOST_GIVEN = 8  # 3 left 5 % of queries waiting for whole runs of 45 ms; 12 gains nothing more
@@ -27,6 +28,8 @@ class Turns:
     encoder: Encoder
     do: Callable[[wire.Job], None]
     given: int = 0  # how many urgent jobs have overtaken
+    wasted_s: float = 0.0  # in runs that were interrupted, ever
+    runs: list[Run] = field(default_factory=list)  # of the job that is being done, for the router's cost model
     _token_s: float = 0.0
     _weight: float = 0.0
 
@@ -36,12 +39,14 @@ class Turns:
         while True:
             left -= self._give_way(left)
             expected_s = self._token_s * len(rows) * width
+            began = time.perf_counter()
             try:
                 if left <= 0 or expected_s < WORTH_S:
                     return self._timed(rows, width)
                 with self.inbox.watching(expected_s):
                     return self._timed(rows, width)
             except Interrupted:
+                self.wasted_s += time.perf_counter() - began
                 left -= max(self._give_way(left), 1)
 
     def _give_way(self, most: int) -> int:
@@ -54,11 +59,17 @@ class Turns:
             self.given += 1
         return most
 
+    def run_now(self, rows: Sequence[Sequence[int]], width: int) -> Vectors:
+        """One micro-batch of an urgent job, which gives way to nobody. Raises what the encoder raises."""
+        return self._timed(rows, width)
+
     def _timed(self, rows: Sequence[Sequence[int]], width: int) -> Vectors:
         began = time.perf_counter()
         vectors = self.encoder.run(rows, width)
+        took_s = time.perf_counter() - began
+        self.runs.append(Run(len(rows), width, took_s * 1e3))
         tokens = len(rows) * width
         kept = min(self._weight, HORIZON_TOKENS)
-        self._token_s = (self._token_s * kept + time.perf_counter() - began) / (kept + tokens)
+        self._token_s = (self._token_s * kept + took_s) / (kept + tokens)
         self._weight = kept + tokens
         return vectors
