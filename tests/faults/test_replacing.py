@@ -240,6 +240,43 @@ def test_a_model_that_resolves_but_does_not_start_leaves_the_old_one_serving(dim
             assert ready_workers(client) == 2
 
 
+BREAKABLE = """
+import os, sys
+from pathlib import Path
+from embedpool.models.echo import EchoEncoder
+from embedpool.worker.main import main
+
+def make(spec):
+    if Path(__file__).with_name("broken").exists(): os._exit(9)
+    return EchoEncoder(spec)
+
+sys.exit(main(sys.argv[1:], lambda spec: lambda threads: make(spec)))
+"""
+
+
+def test_a_pool_that_has_failed_serves_again_after_a_reload_that_mends_it(tmp_path: Path) -> None:
+    file, broken = tmp_path / "pool.toml", tmp_path / "broken"
+    file.write_text('model = "echo"\n')
+    with with_workers(BREAKABLE, tmp_path, CONFIGURED, str(file)) as process:
+        endpoint = read_line(process, 20.0).strip()
+        with Client(endpoint) as client:
+            client.embed(["before"])
+            wait_until(lambda: ready_workers(client) == 2, 5.0)
+            broken.touch()
+            for victim in workers_of(process.pid):
+                kill(victim)
+            wait_until(lambda: state(client)["state"] == "failed", 10.0)
+            with pytest.raises(errors.PoolFailed, match="exit status 9"):
+                client.embed(["nobody"])
+            assert reload(endpoint).returncode == 2, "it is still broken"
+            broken.unlink()
+            done = reload(endpoint)
+            assert done.returncode == 0, done
+            assert same(client.embed(["after"]), ["after"])
+            wait_until(lambda: ready_workers(client) == 2, 5.0)
+            assert state(client)["state"] == "serving"
+
+
 @pytest.mark.parametrize("victim", ["embedpool-w", "embedpool.router", "embedpool-fork"])
 def test_a_reload_survives_the_death_of_any_part_in_the_middle(victim: str, tmp_path: Path) -> None:
     with configured(tmp_path, 'model = "echo"\n') as (server, file), Client(server.endpoint) as client:

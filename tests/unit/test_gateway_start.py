@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from embedpool.errors import ConfigError
-from embedpool.gateway.__main__ import keys, main, options, parser
-from embedpool.gateway.listening import ANSWER_MS, bind, is_loopback, parse_listen
-from embedpool.gateway.options import Options
+from embedpool.gateway.__main__ import main, options, parser
+from embedpool.gateway.address import ANSWER_MS, bind, is_loopback, parse_listen, url
+from embedpool.gateway.options import Options, read_keys
 
 
 def test_nothing_said_is_the_defaults() -> None:
@@ -62,14 +62,14 @@ def test_loopback_is_told_from_the_rest() -> None:
 
 
 def test_a_connection_whose_client_takes_nothing_is_ended_by_the_kernel() -> None:
-    with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+    with bind("127.0.0.1", 0)[0] as listening, socket.create_connection(listening.getsockname()):
         accepted, _ = listening.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == ANSWER_MS
 
 
 def test_an_address_that_cannot_be_had_is_a_mistake() -> None:
-    with bind("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="Address already in use"):
+    with bind("127.0.0.1", 0)[0] as taken, pytest.raises(ConfigError, match="Address already in use"):
         bind(*taken.getsockname())
     with pytest.raises(ConfigError, match="cannot listen"):
         bind("no-such-host.invalid", 0)
@@ -78,12 +78,12 @@ def test_an_address_that_cannot_be_had_is_a_mistake() -> None:
 def test_keys_are_the_lines_of_a_file_and_no_key_is_a_mistake(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("first\n\n  second \n")
-    assert keys(str(file)) == ("first", "second")
+    assert read_keys(str(file)) == ("first", "second")
     file.write_text("\n \n")
     with pytest.raises(ConfigError, match="holds no key"):
-        keys(str(file))
+        read_keys(str(file))
     with pytest.raises(ConfigError, match="cannot be read"):
-        keys(str(tmp_path / "missing"))
+        read_keys(str(tmp_path / "missing"))
 
 
 def test_a_mistake_is_one_sentence_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,3 +91,13 @@ def test_a_mistake_is_one_sentence_and_status_2(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "HOST:PORT" in said
+
+
+def test_several_sockets_share_one_address() -> None:
+    made = bind("127.0.0.1", 0, 3)
+    try:
+        assert len({sock.getsockname() for sock in made}) == 1
+        assert url(made[0]) == f"http://127.0.0.1:{made[0].getsockname()[1]}"
+    finally:
+        for sock in made:
+            sock.close()

@@ -1,30 +1,34 @@
 """Entry of a gateway process: `python -m embedpool.gateway --listen 127.0.0.1:8080`, alone or as a supervisor's child.
 
-As a child it gets `--lifeline FD`, a pipe whose other end its parent holds: the gateway ends when that is closed. It prints one
-line once it listens. Exit status 0 when stopped, 2 for a mistake on the command line, said in one sentence.
+As a supervisor's child it gets three descriptors: `--lifeline`, a pipe at whose closing it ends; `--listen-fd`, the socket, which
+outlives it; `--ready-fd`, to which it writes a byte once it answers. Otherwise it prints one line then. Exit status 0 when stopped, 2 for a mistake on the command line, said in one sentence.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import resource
+import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from embedpool.client import AsyncClient
 from embedpool.errors import ConfigError
-from embedpool.gateway.options import COMPATS, Options
+from embedpool.gateway.address import bind, is_loopback, parse_listen, url
+from embedpool.gateway.options import COMPATS, Options, read_keys
 from embedpool.lifeline import end_with, name_process
 
 try:
     from embedpool.gateway.app import make_app
-    from embedpool.gateway.listening import bind, is_loopback, parse_listen, run
+    from embedpool.gateway.listening import run
 except ModuleNotFoundError as missing:
     sys.exit(f"embedpool gateway: {missing.name} is not installed: pip install 'embedpool[http]'")
 
 log = logging.getLogger(__name__)
+
+OPEN_DOOR = "%s is reachable from other machines, and anybody there may use it: give a file of API keys"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="for a head or a body to come in",
     )
-    add("--lifeline", type=int, default=-1, metavar="FD", help=argparse.SUPPRESS)
+    for name in ("--lifeline", "--listen-fd", "--ready-fd"):  # a supervisor's
+        add(name, type=int, default=-1, metavar="FD", help=argparse.SUPPRESS)
     return top
 
 
@@ -70,20 +75,8 @@ def options(arguments: argparse.Namespace) -> Options:
         max_timeout_s=arguments.max_timeout_s,
         receive_timeout_s=arguments.receive_timeout_s,
         aliases=tuple(arguments.model_alias),
-        keys=keys(arguments.api_key_file) if arguments.api_key_file else (),
+        keys=read_keys(arguments.api_key_file) if arguments.api_key_file else (),
     )
-
-
-def keys(file: str) -> tuple[str, ...]:
-    """The file's lines that are not blank. A file without keys is a mistake, not an open door."""
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--api-key-file {file} cannot be read: {error}") from error
-    found = tuple(line.strip() for line in lines if line.strip())
-    if not found:
-        raise ConfigError(f"--api-key-file {file} holds no key")
-    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,21 +87,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         name_process("embedpool-http")
     try:
         chosen = options(arguments)
-        host, port = parse_listen(arguments.listen)
-        sock = bind(host, port)
+        sock = _socket(arguments, keyed=bool(chosen.keys))
     except ConfigError as error:
         print(f"embedpool gateway: {error.message}", file=sys.stderr)
         return 2
-    if not is_loopback(host) and not chosen.keys:
-        log.warning("%s is reachable from other machines, and anybody there may use it: give --api-key-file", host)
-    place = f"[{host}]" if ":" in host else host
-    ready = f"embedpool gateway listens on http://{place}:{sock.getsockname()[1]}"
     # A descriptor per connection: have as many as we may.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     app = make_app(AsyncClient(arguments.endpoint), chosen)
-    run(app, sock, chosen.receive_timeout_s, lambda: print(ready, flush=True))
+    run(app, sock, chosen.receive_timeout_s, lambda: _say_ready(arguments.ready_fd, sock))
     return 0
+
+
+def _socket(arguments: argparse.Namespace, *, keyed: bool) -> socket.socket:
+    if arguments.listen_fd >= 0:
+        return socket.socket(fileno=arguments.listen_fd)
+    host, port = parse_listen(arguments.listen)
+    if not is_loopback(host) and not keyed:
+        log.warning(OPEN_DOOR, host)
+    return bind(host, port)[0]
+
+
+def _say_ready(fd: int, sock: socket.socket) -> None:
+    if fd >= 0:
+        os.write(fd, b"1")
+        os.close(fd)
+    else:
+        print(f"embedpool gateway listens on {url(sock)}", flush=True)
 
 
 if __name__ == "__main__":

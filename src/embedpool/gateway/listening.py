@@ -1,12 +1,10 @@
-"""The socket, and the server on it. A peer that sends the head of a request slowly, or without end, is hung up on: uvicorn
+"""The server on its socket. A peer that sends the head of a request slowly, or without end, is hung up on: uvicorn
 bounds neither with its fast parser, and the app only sees what has a whole head.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import os
 import signal
 import socket
 from collections.abc import Callable
@@ -15,12 +13,9 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from embedpool.errors import ConfigError
-
 HEAD_BYTES = 65_536  # h11's own limit, which uvicorn has with its slow parser
 KEEP_ALIVE_S = 95  # longer than clients keep idle connections (reqwest 90 s): none is closed under a request
 DRAIN_S = 30  # accepted requests may end after SIGTERM; the pool's own default
-ANSWER_MS = 60_000  # for a client to take some of its answer; one that never does must not keep it in memory
 CONNECTIONS = 4096  # beyond these, requests are answered 503
 
 
@@ -65,39 +60,6 @@ class Bounded(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-
-def parse_listen(listen: str) -> tuple[str, int]:
-    """(host, port) of HOST:PORT. Raises ConfigError."""
-    host, _, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or int(port[:6]) > 65_535:
-        raise ConfigError(f"--listen is HOST:PORT, as 127.0.0.1:8080, not {listen!r}")
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach it."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError when the address cannot be had.
-
-    Its connections inherit TCP_USER_TIMEOUT (tcp(7)): the kernel ends one whose peer takes nothing of what is sent.
-    """
-    try:
-        place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        sock = socket.create_server(place[4][:2], family=socket.AddressFamily(place[0]), backlog=1024)
-    except OSError as error:
-        # create_server puts more into strerror, and a name that is not found has a number of its own.
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from error
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ANSWER_MS)
-    return sock
 
 
 class _Server(uvicorn.Server):

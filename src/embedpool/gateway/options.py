@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
+
+from embedpool.errors import ConfigError
 
 Compat = Literal["akidb-strict", "tei-1.8"]
 COMPATS: tuple[str, ...] = get_args(Compat)
@@ -33,3 +36,15 @@ class Options:
     def truncates(self) -> bool:
         """Whether long texts are cut when a request does not say."""
         return "tei-1.8" not in self.compat if self.auto_truncate is None else self.auto_truncate
+
+
+def read_keys(file: str) -> tuple[str, ...]:
+    """The file's lines that are not blank. A file without keys is a mistake, not an open door: ConfigError."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"file of API keys {file} cannot be read: {error}") from error
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found:
+        raise ConfigError(f"file of API keys {file} holds no key")
+    return found

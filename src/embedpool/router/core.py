@@ -118,6 +118,7 @@ class Core:
         match event:
             case Joined():
                 self.workers[event.worker] = Worker()
+                self.failed = ""  # a reload has mended what kept workers from starting
                 self.load.count(self.workers)
                 self.cost.seed(event.unit_ms)
             case Lost():

@@ -88,6 +88,7 @@ class Reload:
     def _switch(self, coming: Generation) -> None:
         supervisor, self._coming = self._supervisor, None
         old, supervisor.serving = supervisor.serving, coming
+        supervisor.renew_gateways(old.config)
         relearn = old.config.threads_per_worker != coming.config.threads_per_worker
         supervisor.say(control.Switch(router_spec(coming, supervisor.place).to_json(), relearn))
         old.forkserver.leaving = True
@@ -114,7 +115,7 @@ class Reload:
             if slot.index >= len(supervisor.serving.plan.workers) and not slot.leaving:
                 supervisor.retire(slot)
             elif slot.child is None and not slot.leaving:
-                slot.generation, slot.cores = supervisor.serving, supervisor.serving.plan.workers[slot.index]
+                supervisor.take_over(slot)
         if not old and all(slot.ready and slot.relieves is None for slot in supervisor.workers):
             self._tell("done", "")
             log.info("reload done: %d workers of %s", len(supervisor.workers), supervisor.serving.spec.name)
@@ -166,4 +167,6 @@ def _fixed(config: Config) -> dict[str, object]:
         "endpoint": config.endpoint_url(),
         "runtime_dir": str(config.runtime_path()),
         "max_request_bytes": config.max_request_bytes,
+        "http": config.http,
+        "http_workers": config.http_workers,
     }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from embedpool.config import Config, is_tmpfs
 from embedpool.models.spec import ModelSpec
 from embedpool.supervise.cores import CorePlan, plan, read_machine
+from embedpool.supervise.gateways import Gateways
 from embedpool.supervise.place import Place, enter
 from embedpool.supervise.resolving import Resolving
 from embedpool.supervise.slots import Generation
@@ -23,6 +24,7 @@ class Started:
     endpoint: str
     model: ModelSpec
     plan: CorePlan
+    http: str
 
 
 def serve(
@@ -40,15 +42,15 @@ def serve(
     other end is closed.
     """
     stop = _Stop()
-    with stop.installed(), _place(config, stop) as place:
+    with stop.installed(), _place(config, stop) as place, closing(Gateways(config, warn)) as gateways:
         model = Resolving(config).spec()
         if place.found:
             warn(place.found)
         if config.endpoint_url().startswith("ipc://") and not is_tmpfs(place.path):
             warn(f"{place.path} is not on a tmpfs: shared memory there is written to disk; choose another --runtime-dir")
         cores = plan(read_machine(), config.workers, config.threads_per_worker)
-        started = Started(config.endpoint_url(), model, cores)
-        supervisor = Supervisor(Generation(config, model, cores), place, lambda: on_ready(started), load)
+        started = Started(config.endpoint_url(), model, cores, gateways.url)
+        supervisor = Supervisor(Generation(config, model, cores), place, lambda: on_ready(started), load, gateways)
         supervisor.owner_fd = owner_fd
         supervisor.programs = programs or Programs()
         return supervisor.run()

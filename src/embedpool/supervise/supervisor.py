@@ -32,7 +32,9 @@ from embedpool.config import Config
 from embedpool.lifeline import adopt_orphans
 from embedpool.supervise import watch
 from embedpool.supervise.forks import ForkFailed, Forks
+from embedpool.supervise.gateways import Gateways, arguments
 from embedpool.supervise.place import Place
+from embedpool.supervise.policy import LONGEST_WAIT_S, Restarts
 from embedpool.supervise.processes import end, end_strays, record, spawn
 from embedpool.supervise.reload import Reload
 from embedpool.supervise.slots import Generation, Slot
@@ -61,6 +63,7 @@ class Supervisor:
         place: Place,
         on_ready: Callable[[], None],
         load: Callable[[], Config] | None = None,
+        gateways: Gateways | None = None,
     ) -> None:
         self.place = place
         self.programs = Programs()
@@ -69,6 +72,7 @@ class Supervisor:
         self.generations = [generation]  # those with a forkserver: the one that serves, one that is coming, one that goes
         self.router = Slot("router")
         self.workers = [generation.worker(index) for index in range(len(generation.plan.workers))]
+        self.gateways = gateways
         self.selector = selectors.DefaultSelector()
         self.reload = Reload(self, load)
         self.stop_at: float | None = None  # draining until then
@@ -124,6 +128,8 @@ class Supervisor:
             slot.due_at, slot.ready, slot.killed_for, slot.stopped_at = None, False, "", None
             if slot is self.router:
                 self._start_router()
+            elif slot in self._gateways:
+                self._start_gateway(slot)
             elif slot.is_worker:
                 self._start_worker(slot)
             else:
@@ -134,7 +140,12 @@ class Supervisor:
 
     @property
     def _slots(self) -> tuple[Slot, ...]:
-        return (self.router, *[generation.forkserver for generation in self.generations], *self.workers)
+        forkservers = [generation.forkserver for generation in self.generations]
+        return (self.router, *forkservers, *self.workers, *self._gateways)
+
+    @property
+    def _gateways(self) -> list[Slot]:
+        return self.gateways.slots if self.gateways is not None else []
 
     def _start_router(self) -> None:
         ours, theirs = control.pair()
@@ -152,7 +163,29 @@ class Supervisor:
         if self._failed:
             self.say(control.GivenUp(self._failed))
         if self.stop_at is not None:
-            self.say(control.Drain())
+            self._drain()
+
+    def _start_gateway(self, slot: Slot) -> None:
+        assert self.gateways is not None
+        slot.child, ready = self.gateways.start(slot, self.config, self._lifeline)
+
+        def spoke(fd: int) -> None:
+            self.selector.unregister(fd)
+            slot.ready = slot.child is not None and os.read(fd, 1) == b"1"
+            os.close(fd)
+            if slot.ready:
+                slot.restarts.ready(time.monotonic())
+                self._first_ready()
+
+        self.selector.register(ready, selectors.EVENT_READ, spoke)
+
+    def renew_gateways(self, before: Config) -> None:
+        """Other settings: each gateway answers what it has accepted, and another one takes its place."""
+        if arguments(before) != arguments(self.config):
+            for slot in self._gateways:
+                slot.leaving = True
+                if slot.child is not None:
+                    slot.child.terminate()
 
     def _start_forkserver(self, slot: Slot) -> None:
         generation = slot.generation
@@ -260,7 +293,8 @@ class Supervisor:
                 slot.child.kill()
 
     def _first_ready(self) -> None:
-        if not self._was_ready:
+        serves = any(slot.ready for slot in self.workers) and all(slot.ready for slot in self._gateways)
+        if serves and not self._was_ready:
             self._was_ready = True
             self._on_ready()
 
@@ -308,10 +342,15 @@ class Supervisor:
         if slot.leaving or self._is_outdated(slot):
             self._left(slot)
             return
+        if slot in self._gateways and self.stop_at is not None:
+            self._drain()
+            return
         alone = not any(other.ready for other in self.workers)
         wait_s = slot.restarts.ended(time.monotonic(), alone=alone)
         if slot.is_worker and _forkserver(slot).due_at is None and _forkserver(slot).child is None:
             wait_s = None  # there is nobody left who could start it
+        if wait_s is None and slot in self._gateways:
+            wait_s = LONGEST_WAIT_S  # the pool serves without it
         if wait_s is None:
             log.error("%s ended (%s) on every try to start it", slot.name, reason)
             self._give_up(slot, reason)
@@ -329,15 +368,22 @@ class Supervisor:
     def _left(self, slot: Slot) -> None:
         """Its place is another one's now; or it is free for a worker of the generation that serves."""
         relief = self._relief_of(slot)
-        if not slot.is_worker:
+        if slot in self._gateways:
+            slot.leaving, slot.due_at = False, time.monotonic()
+        elif not slot.is_worker:
             self.generations = [each for each in self.generations if each.forkserver is not slot]
         elif relief is not None or slot.relieves is not None or slot.index >= len(self.serving.plan.workers):
             self.workers.remove(slot)
             if relief is not None:
                 relief.relieves = None
         else:
-            slot.generation, slot.cores = self.serving, self.serving.plan.workers[slot.index]
-            slot.leaving, slot.due_at = False, time.monotonic()
+            self.take_over(slot)
+
+    def take_over(self, slot: Slot) -> None:
+        """A worker of the generation that serves is started in this place, whatever kept one of the generation before away."""
+        slot.generation, slot.cores = self.serving, self.serving.plan.workers[slot.index]
+        slot.leaving, slot.due_at, slot.restarts = False, time.monotonic(), Restarts(total=slot.restarts.total)
+        self._failed = ""
 
     def _lose_forks(self, generation: Generation) -> None:
         if generation.forks is not None:
@@ -378,7 +424,15 @@ class Supervisor:
             return
         log.info("stopping: finishing what was accepted, at most %.0f s", self.config.drain_s)
         self.stop_at = time.monotonic() + self.config.drain_s
-        self.say(control.Drain())
+        for slot in self._gateways:
+            if slot.child is not None:
+                slot.child.terminate()  # it answers what it has accepted, and ends
+        self._drain()
+
+    def _drain(self) -> None:
+        """First the gateways, whose requests the pool still has to take, then the pool."""
+        if all(slot.child is None for slot in self._gateways):
+            self.say(control.Drain())
 
     def _owner_gone(self, _: object) -> None:
         self._stopped = True
@@ -423,7 +477,8 @@ class Supervisor:
         self.reload.close()
         if self._link is not None:
             self._link.close()
-        slots = (*[generation.forkserver for generation in self.generations], *self.workers, self.router)
+        forkservers = [generation.forkserver for generation in self.generations]
+        slots = (*self._gateways, *forkservers, *self.workers, self.router)
         end([slot.child for slot in slots if slot.child is not None], END_PATIENCE_S)
         for generation in self.generations:
             self._lose_forks(generation)
@@ -432,6 +487,8 @@ class Supervisor:
         for fd in (self._lifeline, self._lifeline_end):
             os.close(fd)
         self.selector.close()
+        if self.gateways is not None:
+            self.gateways.close()
 
 
 def _forkserver(slot: Slot) -> Slot:

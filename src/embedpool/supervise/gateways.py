@@ -1,0 +1,84 @@
+"""The HTTP processes of a pool: their sockets, which are held here, and how they are started.
+
+A gateway that ends leaves its socket to the next one: who connects meanwhile waits, and is not refused.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+from embedpool.config import Config
+from embedpool.errors import ConfigError
+from embedpool.gateway.address import bind, is_loopback, parse_listen, url
+from embedpool.gateway.options import COMPATS, read_keys
+from embedpool.supervise.processes import Child, spawn
+from embedpool.supervise.slots import Slot
+
+NEEDED = ("starlette", "uvicorn", "httptools", "uvloop", "prometheus_client")
+
+
+class Gateways:
+    """`url` is "" where none are wanted. Raises ConfigError for an address that cannot be had, and whatever else is wrong with
+    the settings: nothing of a pool has been started then."""
+
+    def __init__(self, config: Config, warn: Callable[[str], None]) -> None:
+        self.url = ""
+        self.slots: list[Slot] = []
+        self._sockets: list[socket.socket] = []
+        if config.http:
+            host, port = _checked(config)
+            if not is_loopback(host) and not config.http_api_key_file:
+                warn(f"{host} is reachable from other machines, and anybody there may use it: give --http-api-key-file")
+            self._sockets = bind(host, port, config.http_workers)
+            self.url = url(self._sockets[0])
+            self.slots = [Slot(f"gateway {number}") for number in range(config.http_workers)]
+
+    def start(self, slot: Slot, config: Config, lifeline: int) -> tuple[Child, int]:
+        """The gateway, and the end of a pipe from which a byte can be read once it answers."""
+        ready, tell = os.pipe()
+        try:
+            fds = [self._sockets[self.slots.index(slot)].fileno(), lifeline, tell]
+            named = [f"--{name}={fd}" for name, fd in zip(("listen-fd", "lifeline", "ready-fd"), fds, strict=True)]
+            child = spawn("gateway", "embedpool.gateway", [*named, *arguments(config)], fds)
+        except BaseException:
+            os.close(ready)
+            raise
+        finally:
+            os.close(tell)
+        return child, ready
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+
+def arguments(config: Config) -> list[str]:
+    """A gateway's flags, from the pool's settings."""
+    return [
+        f"--endpoint={config.endpoint_url()}",
+        f"--max-client-batch-size={config.http_max_batch}",
+        f"--timeout-s={config.http_timeout_s}",
+        *[f"--compat={name}" for name in words(config.http_compat)],
+        *[f"--model-alias={name}" for name in words(config.http_model_alias)],
+        *([f"--api-key-file={config.http_api_key_file}"] if config.http_api_key_file else []),
+    ]
+
+
+def words(text: str) -> Sequence[str]:
+    """Of a list with commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _checked(config: Config) -> tuple[str, int]:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"http needs {', '.join(missing)}: pip install 'embedpool[http]'")
+    for name in words(config.http_compat):
+        if name not in COMPATS:
+            raise ConfigError(f"http_compat is a list of {', '.join(COMPATS)}: {name!r}")
+    if config.http_api_key_file:
+        read_keys(config.http_api_key_file)
+    return parse_listen(config.http)
