@@ -65,7 +65,7 @@ class Alike:
         key = key_of(request.ask, row)
         led = self._class_led(request, key)
         if led is None:
-            self._of(request).leaders[key] = (request, row)
+            (self._interactive if request.interactive else self._bulk).leaders[key] = (request, row)
             return True
         led.followers.setdefault(key, {})[request, row] = None
         request.following += 1

@@ -64,6 +64,7 @@ SWEEP_S = 0.02  # how often requests are looked at for having expired and worker
 SWEEP_REQUEST_S = 1e-5  # and, for each of them, how much less often: looking takes 0.1 us, so that is 1 % of the time
 HANG_FACTOR = 20.0  # a job is hung after this many times its estimate, and never before `hang_s`
 MAX_JOB_ROWS = 256
+SAMPLE = 4  # requests, and runs, of a job from which the cost model learns: jobs come by the thousand
 SOON_S = 250e-6  # edge.SOON_S, which this module must not import: it knows no socket
 
 
@@ -85,6 +86,7 @@ class Core:
         self.failed = ""
         self.load = Load(self.queue, self.retries)
         self.awake_until = 0.0  # an answer is due so soon that sleeping would take longer
+        self._full: set[bool] = set()  # classes of which no worker takes a job, until something else than a request comes
         self._drained = False
         self._now = 0.0
         self._next_job = first_job
@@ -94,20 +96,17 @@ class Core:
         """One event's consequences. An event about a session or worker that is not known changes nothing."""
         out: list[Action] = []
         self._now = now
-        waiting = len(self.queue.held)
         if type(event) is Asked:  # these two are nearly all events
             self._asked(event, now, out)
-            changed = len(self.queue.held) != waiting  # a request that was refused, one of many then, changes nothing
         elif type(event) is Finished:
             self._finished(event, now, out)
-            changed = True
+            self._full.clear()
         else:
             self._other(event, out)
-            changed = True
+            self._full.clear()
         if now >= self._sweep_at:
             self._expire(now, out)
-            changed = True
-        if changed and (self.queue.held or self.retries):
+        if self.queue.held or self.retries:
             self._dispatch(now, out)
         if self.draining and not self._drained and not self._open_requests():
             self._drained = True
@@ -323,10 +322,11 @@ class Core:
     def _dispatch(self, now: float, out: list[Action]) -> None:
         """First what is interactive (rule 7), then every worker is kept busy with the rest."""
         for urgent in (True, False):
-            while self._waits(urgent):
+            while urgent not in self._full and self._waits(urgent):
                 number = least_busy(self.workers, urgent)
                 job = self._next(urgent, self.workers[number], out) if number else None
                 if job is None:
+                    self._full.add(urgent)
                     break
                 self._give(number, self.workers[number], job, now, out)
 
@@ -425,8 +425,8 @@ class Core:
 
     def _learn(self, job: Job, done: wire.Done) -> None:
         self.cost.learn(job.units, done.run_ms)
-        self.cost.learn_shape(done.runs)
-        for piece, tokens in zip(job.slices, done.tokens, strict=False):
+        self.cost.learn_shape(done.runs[:SAMPLE])
+        for piece, tokens in zip(job.slices[:SAMPLE], done.tokens, strict=False):
             ask = piece.request.ask
             if ask.prompt is None and not ask.titles and tokens < self.model.max_tokens:  # no row of it can have been cut off
                 self.cost.learn_text(sum([len(ask.texts[row]) for row in piece.rows]), tokens, len(piece.rows))

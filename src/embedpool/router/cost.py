@@ -50,10 +50,11 @@ class CostModel:
 
     def units(self, chars: int) -> int:
         """Of a row that has so many characters."""
-        return self._units(min(chars / self.chars_per_token, self.max_tokens))
+        tokens = chars / self.chars_per_token
+        return self._units(tokens if tokens < self.max_tokens else self.max_tokens)
 
     def _units(self, tokens: float) -> int:
-        return max(1, round((CHARS_PER_TOKEN * tokens + ROW_UNITS) * self.shape[int(tokens).bit_length()]))
+        return int((CHARS_PER_TOKEN * tokens + ROW_UNITS) * self.shape[int(tokens).bit_length()] + 0.5) or 1
 
     def ms(self, units: float) -> float:
         return units * self.unit_ms

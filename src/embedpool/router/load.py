@@ -47,7 +47,7 @@ class Load:
         """Why a new request cannot be answered in time, or None. Interactive work overtakes what is bulk, and sessions take
         turns."""
         urgent, units = request.interactive, request.units
-        own_ms = cost.ms(max(max(units), sum(units) / self.serving))
+        own_ms = cost.ms(units[0] if len(units) == 1 else max(max(units), sum(units) / self.serving))
         left_ms = (request.deadline_at - now) * 1e3
         begun = self.retries.units(urgent_only=urgent) + self.in_hand[True] + (0 if urgent else self.in_hand[False])
 

@@ -75,7 +75,7 @@ class Queue:
         request.session.nbytes += request.nbytes
         self._count_rows(request, len(request.waiting) + request.following)
         if request.waiting:
-            self._line(request).add(request)
+            (self.interactive if request.interactive else self.bulk).add(request)
             self._count(request, request.waiting, 1)
 
     def add_row(self, request: Request, row: int) -> None:
@@ -148,7 +148,7 @@ class Queue:
         request.session.rows += rows
 
     def _count(self, request: Request, rows: list[int], sign: int) -> None:
-        units = sign * sum([request.units[row] for row in rows])
+        units = sign * (request.units[rows[0]] if len(rows) == 1 else sum([request.units[row] for row in rows]))
         self.units[request.interactive] += units
         request.session.units[request.interactive] += units
 

@@ -38,10 +38,10 @@ class Retries:
         return iter(self.jobs)
 
     def has(self, urgent: bool) -> bool:
-        return any(job.urgent == urgent for job in self.jobs)
+        return bool(self.jobs) and any(job.urgent == urgent for job in self.jobs)
 
     def units(self, *, urgent_only: bool = False) -> int:
-        return sum([job.units for job in self.jobs if job.urgent or not urgent_only])
+        return 0 if not self.jobs else sum([job.units for job in self.jobs if job.urgent or not urgent_only])
 
     def take(self, urgent: bool) -> Job | None:
         """The next one of this class."""

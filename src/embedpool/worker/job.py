@@ -28,7 +28,8 @@ log = logging.getLogger("embedpool.worker")
 
 Place = NDArray[np.uint8]  # the bytes of one row
 Run = Callable[[Sequence[Sequence[int]], int], Vectors]
-Known = dict[tuple[int, ...], NDArray[Any]]  # vectors as the model gives them, by the tokens
+Tokens = tuple[int, ...]
+Known = dict[Tokens, NDArray[Any]]  # vectors as the model gives them
 
 
 @dataclass(slots=True)
@@ -49,6 +50,9 @@ class _Row:
     row: int
     tokens: list[int]
     place: Place
+
+
+Group = tuple[Tokens, list[_Row]]  # rows that get one vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +90,10 @@ def run_job(
             rows += _rows(number, part, model, _places(part, places, open_segment), outcome)
         except EmbedpoolError as error:
             outcome.failures += [Failure(number, max(row, 0), error.code, error.message) for row in part.rows]
-    groups = _alike(rows)
+    groups = list(_alike(rows).items())
     if known:
         groups = [group for group in groups if not _repeated(group, known, model, outcome)]
-    for batch in micro_batches([len(group[0].tokens) for group in groups], alone=model.spec.one_by_one):
+    for batch in micro_batches([len(tokens) for tokens, _ in groups], alone=model.spec.one_by_one):
         _run([groups[i] for i in batch.rows], batch.width, model, run, outcome)
     outcome.payload = b"".join(places.tobytes() for places in inline)
     return outcome
@@ -125,19 +129,17 @@ def _rows(number: int, part: Part, model: Model, places: list[Place], out: Outco
     return rows
 
 
-def _alike(rows: list[_Row]) -> list[list[_Row]]:
-    """The rows in groups of the same tokens, whoever asked for them and in whatever form: each group is computed once."""
-    if len(rows) == 1:
-        return [rows]
-    groups: dict[tuple[int, ...], list[_Row]] = {}
+def _alike(rows: list[_Row]) -> dict[Tokens, list[_Row]]:
+    """The rows by their tokens, whoever asked for them and in whatever form: equal ones are computed once."""
+    groups: dict[Tokens, list[_Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row.tokens), []).append(row)
-    return list(groups.values())
+    return groups
 
 
-def _repeated(group: list[_Row], known: Known, model: Model, out: Outcome) -> bool:
+def _repeated(group: Group, known: Known, model: Model, out: Outcome) -> bool:
     """Writes rows whose vector is known; False if it is not."""
-    vector = known.get(tuple(group[0].tokens))
+    vector = known.get(group[0])
     if vector is not None:
         _write(group, vector, model, out)
     return vector is not None
@@ -158,16 +160,16 @@ def _tokens(encoder: Encoder, texts: Sequence[str], cut: Cut) -> Sequence[list[i
     return [ids for text in texts for ids in _tokens(encoder, [text], cut)]
 
 
-def _run(batch: list[list[_Row]], width: int, model: Model, run: Run, out: Outcome) -> None:
+def _run(batch: list[Group], width: int, model: Model, run: Run, out: Outcome) -> None:
     try:
-        vectors = run([group[0].tokens for group in batch], width)
+        vectors = run([tokens for tokens, _ in batch], width)
     except Exception:  # whatever the runtime raises, the worker lives on and the rows are answered
         log.exception("a run of %d rows of %d tokens raised", len(batch), width)
         if len(batch) > 1:
             for group in batch:
-                _run([group], len(group[0].tokens), model, run, out)
+                _run([group], len(group[0]), model, run, out)
             return
-        for row in batch[0]:
+        for row in batch[0][1]:
             reason = f"the model could not be run on text {row.row}: see the worker's log"
             _failed(out, row.number, row.row, EncodeFailed.code, reason)
         return
@@ -175,10 +177,11 @@ def _run(batch: list[list[_Row]], width: int, model: Model, run: Run, out: Outco
         _write(group, vector, model, out)
 
 
-def _write(group: list[_Row], vector: NDArray[Any], model: Model, out: Outcome) -> None:
+def _write(group: Group, vector: NDArray[Any], model: Model, out: Outcome) -> None:
     """One vector to all who want it, in the form in which each wants it."""
-    out.known[tuple(group[0].tokens)] = vector
-    for row in group:
+    tokens, rows = group
+    out.known[tokens] = vector
+    for row in rows:
         part = row.part
         if len(vector) < part.dim:
             reason = f"{part.dim} dimensions were asked for, the model gives {len(vector)}"
