@@ -126,10 +126,10 @@ static void welcomed(Client *c, const msgpack_object *message) {
     char path[4097], fingerprint[sizeof c->fingerprint];
     const msgpack_object *models = field(message, "models");
     if (!models || models->type != MSGPACK_OBJECT_ARRAY || !models->via.array.size) die("welcome", "names no model");
+    if (!(c->dim = number(&models->via.array.ptr[0], "dim"))) die("welcome", "names no dimension");
     string(&models->via.array.ptr[0], "fingerprint", fingerprint, sizeof fingerprint);
     if (*c->fingerprint && strcmp(c->fingerprint, fingerprint)) die("the pool has another model now", fingerprint);
     strcpy(c->fingerprint, fingerprint);
-    c->dim = number(&models->via.array.ptr[0], "dim");
     unmap(c);
     string(message, "segment", path, sizeof path);
     if (*path) map(c, path, number(message, "segment_bytes"));
