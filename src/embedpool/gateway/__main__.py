@@ -1,7 +1,8 @@
 """Entry of a gateway process: `python -m embedpool.gateway --listen 127.0.0.1:8080`, alone or as a supervisor's child.
 
-As a supervisor's child it gets three descriptors: `--lifeline`, a pipe at whose closing it ends; `--listen-fd`, the socket, which
-outlives it; `--ready-fd`, to which it writes a byte once it answers. Otherwise it prints one line then. Exit status 0 when stopped, 2 for a mistake on the command line, said in one sentence.
+As a supervisor's child it gets three descriptors: `--lifeline`, a pipe at whose closing it ends; `--listen-fd`, the socket,
+which outlives it; `--ready-fd`, to which it writes a byte once it answers. Otherwise it prints one line then. Exit status 0
+when stopped, 2 for a mistake on the command line, said in one sentence.
 """
 
 from __future__ import annotations
