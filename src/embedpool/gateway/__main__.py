@@ -19,6 +19,7 @@ from embedpool.client import AsyncClient
 from embedpool.errors import ConfigError
 from embedpool.gateway.address import bind, is_loopback, parse_listen, url
 from embedpool.gateway.options import COMPATS, Options, read_keys
+from embedpool.gateway.tokens import TokenizerSpec
 from embedpool.lifeline import end_with, name_process
 
 try:
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="for a head or a body to come in",
     )
+    add("--tokenizer", default="", help=argparse.SUPPRESS)  # a supervisor's: TokenizerSpec as JSON
     for name in ("--lifeline", "--listen-fd", "--ready-fd"):  # a supervisor's
         add(name, type=int, default=-1, metavar="FD", help=argparse.SUPPRESS)
     return top
@@ -76,6 +78,7 @@ def options(arguments: argparse.Namespace) -> Options:
         max_timeout_s=arguments.max_timeout_s,
         receive_timeout_s=arguments.receive_timeout_s,
         aliases=tuple(arguments.model_alias),
+        tokenizer=TokenizerSpec.from_json(arguments.tokenizer) if arguments.tokenizer else None,
         keys=read_keys(arguments.api_key_file) if arguments.api_key_file else (),
     )
 

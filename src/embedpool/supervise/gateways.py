@@ -10,13 +10,18 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from embedpool.config import Config
 from embedpool.errors import ConfigError
 from embedpool.gateway.address import bind, is_loopback, parse_listen, url
 from embedpool.gateway.options import COMPATS, read_keys
+from embedpool.gateway.tokens import TokenizerSpec
+from embedpool.models.spec import ModelSpec
 from embedpool.supervise.processes import Child, spawn
 from embedpool.supervise.slots import Slot
 
+TOKENIZER = "tokenizer.json"  # of an artifact; models.encoder, which must not be imported here, has it too
 NEEDED = ("starlette", "uvicorn", "httptools", "uvloop", "prometheus_client")
 
 
@@ -36,13 +41,13 @@ class Gateways:
             self.url = url(self._sockets[0])
             self.slots = [Slot(f"gateway {number}") for number in range(config.http_workers)]
 
-    def start(self, slot: Slot, config: Config, lifeline: int) -> tuple[Child, int]:
+    def start(self, slot: Slot, config: Config, spec: ModelSpec, lifeline: int) -> tuple[Child, int]:
         """The gateway, and the end of a pipe from which a byte can be read once it answers."""
         ready, tell = os.pipe()
         try:
             fds = [self._sockets[self.slots.index(slot)].fileno(), lifeline, tell]
             named = [f"--{name}={fd}" for name, fd in zip(("listen-fd", "lifeline", "ready-fd"), fds, strict=True)]
-            child = spawn("gateway", "embedpool.gateway", [*named, *arguments(config)], fds)
+            child = spawn("gateway", "embedpool.gateway", [*named, *arguments(config, spec)], fds)
         except BaseException:
             os.close(ready)
             raise
@@ -55,14 +60,16 @@ class Gateways:
             sock.close()
 
 
-def arguments(config: Config) -> list[str]:
-    """A gateway's flags, from the pool's settings."""
+def arguments(config: Config, spec: ModelSpec) -> list[str]:
+    """A gateway's flags, from the pool's settings and its model."""
+    tokenizer = TokenizerSpec(f"{spec.directory}/{TOKENIZER}", spec.lowercase, spec.prompts)
     return [
         f"--endpoint={config.endpoint_url()}",
         f"--max-client-batch-size={config.http_max_batch}",
         f"--timeout-s={config.http_timeout_s}",
         *[f"--compat={name}" for name in words(config.http_compat)],
         *[f"--model-alias={name}" for name in words(config.http_model_alias)],
+        *([f"--tokenizer={msgspec.json.encode(tokenizer).decode()}"] if spec.directory else []),
         *([f"--api-key-file={config.http_api_key_file}"] if config.http_api_key_file else []),
     ]
 

@@ -88,7 +88,7 @@ class Reload:
     def _switch(self, coming: Generation) -> None:
         supervisor, self._coming = self._supervisor, None
         old, supervisor.serving = supervisor.serving, coming
-        supervisor.renew_gateways(old.config)
+        supervisor.renew_gateways(old)
         relearn = old.config.threads_per_worker != coming.config.threads_per_worker
         supervisor.say(control.Switch(router_spec(coming, supervisor.place).to_json(), relearn))
         old.forkserver.leaving = True
