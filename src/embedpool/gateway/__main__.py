@@ -30,7 +30,7 @@ except ModuleNotFoundError as missing:
 
 log = logging.getLogger(__name__)
 
-OPEN_DOOR = "%s is reachable from other machines, and anybody there may use it: give a file of API keys"
+OPEN_DOOR = "%s is reachable from other machines, and anybody there may use it: give --api-key-file"
 
 
 def parser() -> argparse.ArgumentParser:
