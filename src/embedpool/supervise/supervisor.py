@@ -339,11 +339,11 @@ class Supervisor:
             self.say(control.Reaped(slot.worker, reason, begun))
         elif slot.generation is not None:
             self._lose_forks(slot.generation)
-        if slot.leaving or self._is_outdated(slot):
-            self._left(slot)
-            return
         if slot in self._gateways and self.stop_at is not None:
             self._drain()
+            return
+        if slot.leaving or self._is_outdated(slot):
+            self._left(slot)
             return
         alone = not any(other.ready for other in self.workers)
         wait_s = slot.restarts.ended(time.monotonic(), alone=alone)
