@@ -142,7 +142,9 @@ class TEI:
                 counted=True,
             ),
             Endpoint(method="GET", path="/info", handler=self.info, summary="The model and the limits."),
-            Endpoint(method="GET", path="/metrics", handler=self.metrics, summary="Numbers in Prometheus' form."),
+            Endpoint(
+                method="GET", path="/metrics", handler=self.metrics, summary="Numbers in Prometheus' form.", media="text/plain"
+            ),
         )
 
     # ── routes ──
