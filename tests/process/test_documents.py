@@ -9,11 +9,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from msgspec import NODEFAULT, Struct, inspect
 
 from embedpool import protocol as wire
 from embedpool.errors import BY_CODE
+from embedpool.shm.layout import DTYPES
 from tests.support import serving
 
 ROOT = Path(__file__).parent.parent.parent
@@ -70,41 +73,70 @@ def test_every_test_file_that_the_readme_names_exists() -> None:
         assert (ROOT / name).exists(), name
 
 
-@pytest.mark.parametrize("cls", [wire.Hello, wire.Embed, wire.Cancel, wire.Ping, wire.AskStatus, wire.Bye])
-def test_every_field_that_a_client_sends_is_documented(cls: type) -> None:
-    _is_documented(cls)
+MESSAGES: tuple[type[Struct], ...] = get_args(wire.FromClient) + get_args(wire.ToClient)
 
 
-@pytest.mark.parametrize("cls", [wire.Who, wire.Welcome, wire.Vectors, wire.Refused, wire.Pong, wire.Status])
-def test_every_field_that_a_client_receives_is_documented(cls: type) -> None:
-    _is_documented(cls)
+@pytest.mark.parametrize("cls", [*MESSAGES, wire.Limits, wire.ModelCard], ids=lambda cls: cls.__name__)
+def test_every_field_of_a_message_is_documented_with_its_type_bounds_and_default(cls: type[Struct]) -> None:
+    section = {wire.Limits: "limits", wire.ModelCard: "models"}.get(cls) or str(cls.__struct_config__.tag)
+    text = re.split(r"^#+ ", PROTOCOL.partition(f"## `{section}`\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    fields = [line.strip("| ").split(" | ")[:3] for line in text.splitlines() if line.startswith("| `")]
+    meant = [[f"`{field.name}`", _type(field.type), _default(field)] for field in inspect.type_info(cls).fields]  # type: ignore[attr-defined]
+    assert [[word.strip(" |") for word in row] for row in fields] == meant
 
 
-def _is_documented(cls: type) -> None:
-    kind = cls.__struct_config__.tag  # type: ignore[attr-defined]
-    row = next(line for line in PROTOCOL.splitlines() if line.startswith("| ") and f"`{kind}`" in line.split("|")[1])
-    if kind in ("pong", "status"):
-        return  # that row points to the messages that they answer
-    for name in cls.__struct_fields__:  # type: ignore[attr-defined]
-        assert f"`{name}`" in row, f"{kind}.{name}"
-    for nested in {"welcome": (wire.Limits, wire.ModelCard)}.get(kind, ()):
-        for name in nested.__struct_fields__:
-            assert f"`{name}`" in row, f"{nested.__name__}.{name}"
+def _type(kind: inspect.Type) -> str:
+    """A field's type and bounds, in the words of the page."""
+    match kind:
+        case inspect.IntType() | inspect.FloatType():
+            name = "integer" if isinstance(kind, inspect.IntType) else "number"
+            assert kind.ge == 0
+            return name if kind.le in (None, wire.MAX_I64) else f"{name} ≤ {kind.le:,.0f}"
+        case inspect.StrType():
+            return "string" if kind.max_length is None else f"string ≤ {kind.max_length:,}"
+        case inspect.VarTupleType():
+            most = "" if kind.max_length is None else f" ≤ {kind.max_length:,}"
+            return f"array{most} of {_type(kind.item_type)}"
+        case inspect.LiteralType():
+            shown = DTYPES if set(kind.values) == set(DTYPES) else sorted(map(str, kind.values))
+            return ", ".join(f"`{value}`" for value in shown)
+        case inspect.UnionType():
+            order = {"NoneType": 2, "LiteralType": 1}
+            return " or ".join(map(_type, sorted(kind.types, key=lambda each: order.get(type(each).__name__, 0))))
+    return {"BoolType": "boolean", "NoneType": "nil", "StructType": "map"}[type(kind).__name__]
 
 
-def test_every_code_that_a_router_sends_is_documented() -> None:
-    codes = PROTOCOL.partition("\nCodes: ")[2].partition("\n\n")[0]
+def _default(field: inspect.Field) -> str:
+    if field.required:
+        return "required"
+    value: object = field.default if field.default is not NODEFAULT else field.default_factory()
+    match value:
+        case None:
+            return "nil"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return f"{value:.0f}"
+        case str() if value:
+            return f"`{value}`"
+        case str():
+            return '""'
+        case tuple():
+            return f"[{', '.join(f'`{each}`' for each in value)}]"
+    raise AssertionError(value)
+
+
+def test_every_code_that_a_router_sends_is_documented_and_whether_to_try_again() -> None:
+    table = PROTOCOL.partition("\n## Errors\n")[2].partition("\n## ")[0]
+    found = dict(re.findall(r"^\| `(\w+)` \| (yes|no) \|", table, re.MULTILINE))
     local = {
         "internal",
         "unavailable",
         "not_running",
-        "no_space",
         "bad_model",
         "bad_config",
         "already_running",
         "model_changed",
         "wrong_model",
     }
-    assert set(re.findall(r"`([a-z]+_[a-z]+|[a-z]+)`", codes)) - {"overloaded"} == set(BY_CODE) - local - {"overloaded"}
-    for code in re.findall(r"`(\w+)`", codes.partition("Only")[2].partition("are retryable")[0]):
-        assert BY_CODE[code].retryable
+    assert found == {code: "yes" if kind.retryable else "no" for code, kind in BY_CODE.items() if code not in local}
