@@ -109,7 +109,7 @@ def test_a_client_that_gives_up_ends_its_work_in_the_pool(how: str) -> None:
             stopped = _stopped_pool(server)
             try:
                 began_at = time.monotonic()
-                call = client.embed.future(embed_request(["a text"]), timeout=1.0 if how == "deadline" else 60.0)  # type: ignore[attr-defined]
+                call = client.embed.future(embed_request(["a text"]), timeout=2.0 if how == "deadline" else 60.0)  # type: ignore[attr-defined]
                 wait_until(lambda: found.number("embedpool_pool_sessions_requests_open") == 1, 5.0)
                 if how == "cancels":
                     assert call.cancel()
@@ -117,8 +117,9 @@ def test_a_client_that_gives_up_ends_its_work_in_the_pool(how: str) -> None:
                     client.channel.close()
                 else:
                     assert call.code() is StatusCode.DEADLINE_EXCEEDED
-                    assert time.monotonic() - began_at < 3.0
-                wait_until(lambda: found.number("embedpool_gateway_hung_up_total") == 1, 5.0)
+                    assert time.monotonic() - began_at < 4.0
+                # Whoever asks for the number is one of them.
+                wait_until(lambda: found.number("embedpool_gateway_requests_open") == 1, 5.0)
             finally:
                 for pid in stopped:
                     kill(pid, signal.SIGCONT)
@@ -137,7 +138,6 @@ def test_a_message_that_does_not_come_holds_no_place_for_ever() -> None:
         method = channel.stream_unary(EMBED)
         call = method.future(iter(lambda: sent.wait(10) and b"", b""), timeout=10)  # opens the request and sends nothing
         try:
-            # Whoever asks for the number is one of them.
             wait_until(lambda: found.number("embedpool_gateway_requests_open") == 2, 5.0)
             with stub(found.grpc) as client, pytest.raises(grpc.RpcError) as caught:
                 client.embed(embed_request(["a"]), timeout=10)

@@ -31,7 +31,7 @@ except ModuleNotFoundError as missing:
 log = logging.getLogger(__name__)
 
 CANNOT_BEGIN = 3  # exit status; of uvicorn, too, which mostly ends the process itself then
-OPEN_DOOR = "%s is reachable from other machines, and anybody there may use it: give a file of API keys"
+OPEN_DOOR = "%s is reachable from other machines, and anybody there may use it: give --api-key-file"
 
 
 def parser() -> argparse.ArgumentParser:
