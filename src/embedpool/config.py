@@ -65,6 +65,7 @@ class Config:
     )
     session_idle_s: float = _row(60.0, "s", "sessions without a segment are forgotten after this long without a message", 1)
     http: str = _row("", "", "HOST:PORT for AkiDB's, Text Embeddings Inference's and OpenAI's HTTP; empty: none")
+    grpc: str = _row("", "", "HOST:PORT for AkiDB's gRPC, which the HTTP processes serve too; empty: none")
     http_workers: int = _row(1, "processes", "HTTP processes", 1, 64)
     http_api_key_file: str = _row("", "", "a file of keys, one per line: who asks over HTTP must show one as a bearer token")
     http_compat: str = _row(

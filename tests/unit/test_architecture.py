@@ -57,6 +57,8 @@ PLACES = {
         "gateway/service.py",
         "gateway/tei.py",
     },
+    "grpc": {"gateway/grpc_akidb.py"},
+    "google": {"gateway/akidb_messages.py"},  # protobuf
     "uvicorn": {"gateway/listening.py"},
     "prometheus_client": {"gateway/metrics.py", "gateway/tei.py"},
 }

@@ -168,5 +168,6 @@ def _fixed(config: Config) -> dict[str, object]:
         "runtime_dir": str(config.runtime_path()),
         "max_request_bytes": config.max_request_bytes,
         "http": config.http,
+        "grpc": config.grpc,
         "http_workers": config.http_workers,
     }
