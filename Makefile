@@ -28,6 +28,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/chaos.py
 	$(BIN)/python bench/overload.py
 	$(BIN)/python bench/router.py
+	$(BIN)/python bench/gateway.py
+	$(BIN)/python bench/bridge.py
 	$(BIN)/python bench/render.py
 
 $(VENV)/.installed: pyproject.toml

@@ -129,6 +129,19 @@ def busy_s() -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
+class Neighbours:
+    """How many cores all but these processes and this one use, from now on: a number from a busy machine is another number."""
+
+    def __init__(self, ours: Iterable[int]) -> None:
+        self._ours = [*ours, os.getpid()]
+        self._at, self._used_s, self._busy_s = time.monotonic(), cpu_s(self._ours), busy_s()
+
+    def cores(self) -> float:
+        """Until now."""
+        others_s = busy_s() - self._busy_s - (cpu_s(self._ours) - self._used_s)
+        return round(others_s / (time.monotonic() - self._at), 2)
+
+
 def rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 

@@ -27,7 +27,7 @@ Row = tuple[str, str, str, str]  # what, its median, from – to over the repeat
 
 def table() -> str:
     """The numbers as Markdown."""
-    rows = [*of_overhead(), *of_router(), *of_bulk(), *of_mixed(), *of_chaos(), *of_overload()]
+    rows = [*of_overhead(), *of_router(), *of_bulk(), *of_mixed(), *of_chaos(), *of_overload(), *of_gateway(), *of_bridge()]
     lines = ["| what | median | repeats from – to | goal |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", measured_on(result("overhead"))]) + "\n"
@@ -116,6 +116,37 @@ def of_overload() -> list[Row]:
         ),
         ("from being due to being refused, p50 and p95", f"{refused['p50']:.1f} and {refused['p95']:.1f} ms", "", "p50 ≤ 5 ms"),
     ]
+
+
+def of_gateway() -> list[Row]:
+    found = result("gateway")["results"]
+    repeats = found["of_each_repeat"]
+    rows: list[Row] = []
+    for form, what in (("json", "/embed, JSON"), ("base64", "/v1/embeddings, base64"), ("raw", "/embed, plain bytes")):
+        name, requests = f"{form}_added_ms", found[f"rate_{form}"]
+        adds, rates = [each["latency"][name] for each in repeats], [each[f"rate_{form}"]["requests_per_s"] for each in repeats]
+        rows.append((f"what HTTP adds to one query, p50: {what}", f"{found['latency'][name]:.2f} ms", spread(adds), "≤ 1.5 ms"))
+        what = f"the same from {found['connections']} connections, one gateway"
+        rows.append((what, f"{requests['requests_per_s']:,} /s", spread(rates), "≥ 1,500 /s"))
+    used = found["rate_base64"]
+    both = f"{used['gateway_us']:.0f} and {used['router_us']:.0f} µs"
+    rows.append(("the gateway's and the router's processor time for one of them, base64", both, "", ""))
+    for form, goal in (("npy", "≤ 10 ms"), ("base64", "≤ 25 ms")):
+        large = [each["large"][f"{form}_added_ms"] for each in repeats]
+        what = f"what HTTP adds to 1,000 vectors of 768 dimensions, {form}"
+        rows.append((what, f"{found['large'][f'{form}_added_ms']:.1f} ms", spread(large), goal))
+    return rows
+
+
+def of_bridge() -> list[Row]:
+    found = result("bridge")["results"]
+    rows: list[Row] = []
+    for size in (1, 32):
+        part = f"texts_{size}"
+        adds = [each[part]["added_ms"] for each in found["of_each_repeat"]]
+        what = f"what `embedpool-bridge` adds to a request of {size} text{'s' if size > 1 else ''} of 768 dimensions, p50"
+        rows.append((what, f"{found[part]['added_ms']:.2f} ms", spread(adds), "≤ 1 ms"))
+    return rows
 
 
 def measured_on(found: dict[str, Any]) -> str:

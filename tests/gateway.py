@@ -96,6 +96,7 @@ class Gateway:
 
     process: subprocess.Popen[str]
     url: str
+    grpc: str = ""  # HOST:PORT, with --grpc
 
     @property
     def address(self) -> tuple[str, int]:
@@ -121,7 +122,8 @@ def gateway(endpoint: str, *flags: str) -> Iterator[Gateway]:
     try:
         line = read_line(process, 30.0)
         assert line.startswith("embedpool gateway listens on "), line
-        yield Gateway(process, line.split()[-1])
+        places = [word for word in line.split() if "://" in word]
+        yield Gateway(process, places[-1], places[0].removeprefix("grpc://") if places[1:] else "")
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             assert process.wait(15) == 0

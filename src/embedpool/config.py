@@ -65,9 +65,12 @@ class Config:
     )
     session_idle_s: float = _row(60.0, "s", "sessions without a segment are forgotten after this long without a message", 1)
     http: str = _row("", "", "HOST:PORT for AkiDB's, Text Embeddings Inference's and OpenAI's HTTP; empty: none")
+    grpc: str = _row("", "", "HOST:PORT for AkiDB's gRPC, which the HTTP processes serve too; empty: none")
     http_workers: int = _row(1, "processes", "HTTP processes", 1, 64)
     http_api_key_file: str = _row("", "", "a file of keys, one per line: who asks over HTTP must show one as a bearer token")
-    http_compat: str = _row("", "", "the version meant where an HTTP dialect's differ: akidb-strict, tei-1.8, with a comma between")
+    http_compat: str = _row(
+        "", "", "the version meant where an HTTP dialect's differ: akidb-strict, tei-1.8, or both with a comma"
+    )
     http_model_alias: str = _row("", "", "further names of the model for OpenAI's clients, with commas between; * for any")
     http_max_batch: int = _row(32, "texts", "in one request of Text Embeddings Inference's clients", 1, 8192)
     http_timeout_s: float = _row(30.0, "s", "for HTTP requests that do not say how long they may take", 0.001, 300.0)

@@ -7,6 +7,7 @@ anything else stands still.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from queue import SimpleQueue
 from typing import BinaryIO
 
 LINE_BYTES = 64 << 20  # one request; AkiDB sends at most 32 texts at a time
+PIPE_BYTES = 1 << 20  # of replies: the most that a process without privileges may ask for (pipe(7), pipe-max-size)
 PENDING_BYTES = 256 << 20  # of lines read and not yet answered; beyond it the peer has to wait
 
 
@@ -26,6 +28,9 @@ def serve(submit: Callable[[bytes], Future[bytes]], source: BinaryIO, replies_fd
     True when the source has ended and all is answered, False when nobody reads the replies. `submit` is called from one thread
     and must not wait: what it cannot know yet is a future.
     """
+    # A reply of 32 vectors is 280 KB: into a pipe of 64 KiB it goes in steps, each of which waits for the reader to be woken.
+    with suppress(OSError):  # no pipe; or the user's pipes hold all they may
+        fcntl.fcntl(replies_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     pending = Pending()
 
     def read() -> None:

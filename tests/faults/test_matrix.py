@@ -75,16 +75,6 @@ class Worker(worker.Worker):
 worker.Worker = Worker
 sys.exit(worker.main(sys.argv[1:], lambda spec: lambda threads: Encoder(spec)))
 """
-SUPERVISOR = """
-import sys
-from embedpool import config
-from embedpool.supervise.serve import serve
-from embedpool.supervise.supervisor import Programs
-
-given = {"model": "echo", "workers": "2", "hang_s": "1", "runtime_dir": sys.argv[1]}
-ready = lambda started: print(started.endpoint, flush=True)
-sys.exit(serve(config.load(given), ready, lambda warning: None, programs=Programs(worker="fake")))
-"""
 WHEN = ("loading", "idle", "in the session", "written but not reported")
 HOW = ("SIGKILL", "SIGSEGV", "SIGSTOP", "exit", "raises")
 WITHIN_S = 6.0  # a hang is noticed after one second, and a start takes tenths
@@ -94,7 +84,7 @@ WITHIN_S = 6.0  # a hang is noticed after one second, and a start takes tenths
 @pytest.mark.parametrize("when", WHEN)
 def test_whatever_happens_to_a_worker_at_whatever_moment_every_request_is_answered(when: str, how: str, tmp_path: Path) -> None:
     code = FAULTY.replace("{when}", when).replace("{how}", how)
-    with with_workers(code, tmp_path, SUPERVISOR) as process:
+    with with_workers(code, tmp_path) as process:
         endpoint = read_line(process, 20.0).strip()
         with Client(endpoint) as client, Client(endpoint) as other:
             texts = [f"text {i}" for i in range(300)]

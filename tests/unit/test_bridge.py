@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,6 +147,25 @@ def test_replies_keep_the_order_of_requests_whichever_is_ready_first() -> None:
     os.close(write_fd)
     with open(read_fd, "rb") as replies:
         assert replies.read() == b"reply 0\nreply 1\nreply 2\n"
+
+
+def test_a_reply_of_32_vectors_goes_into_the_pipe_whole_before_anybody_reads_it() -> None:
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)  # a pipe that is too small raises, and does not wait for ever
+    done: Future[bytes] = Future()
+    done.set_result(reply := b"0.123456789," * (32 * 768) + b"\n")
+    assert serve(lambda _: done, io.BytesIO(b"0\n"), write_fd)
+    os.close(write_fd)
+    with open(read_fd, "rb") as replies:
+        assert replies.read() == reply
+
+
+def test_replies_may_go_into_what_is_no_pipe(tmp_path: Path) -> None:
+    done: Future[bytes] = Future()
+    done.set_result(b"reply\n")
+    with (tmp_path / "replies").open("wb", buffering=0) as file:
+        assert serve(lambda _: done, io.BytesIO(b"0\n"), file.fileno())
+    assert (tmp_path / "replies").read_bytes() == b"reply\n"
 
 
 def test_when_nobody_reads_the_replies_serving_ends() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from embedpool.errors import ConfigError
 from embedpool.gateway.__main__ import main, options, parser
-from embedpool.gateway.address import ANSWER_MS, bind, is_loopback, parse_listen, url
+from embedpool.gateway.address import ANSWER_MS, bind, is_loopback, parse_listen, reserve, url, where
 from embedpool.gateway.options import Options, read_keys
 
 
@@ -91,6 +91,18 @@ def test_a_mistake_is_one_sentence_and_status_2(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "HOST:PORT" in said
+
+
+def test_a_reserved_port_is_a_librarys_that_shares_it_and_nobody_elses() -> None:
+    with reserve("127.0.0.1", 0) as held:
+        host, port = held.getsockname()
+        assert where(held) == f"127.0.0.1:{port}"
+        for get in (bind, reserve):
+            with pytest.raises(ConfigError, match="Address already in use"):
+                get(host, port)
+        with socket.create_server((host, port), reuse_port=True), socket.create_connection((host, port), timeout=5):
+            pass
+    bind(host, port)[0].close()
 
 
 def test_several_sockets_share_one_address() -> None:

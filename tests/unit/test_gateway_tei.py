@@ -68,8 +68,14 @@ VALIDATION = [
     ({"inputs": ["a"] * 33}, "batch size 33 > maximum allowed batch size 32"),
     ({"inputs": "a", "dimensions": 0}, "`dimensions` should be positive"),
     ({"inputs": "a", "dimensions": 385}, "`dimensions` should be smaller than the maximum embedding dimension."),
-    ({"inputs": [1, 2]}, "`inputs` must be text: token ids depend on the model's tokenizer and are not accepted"),
-    ({"inputs": [[1, 2], "a"]}, "`inputs` must be text: token ids depend on the model's tokenizer and are not accepted"),
+    (
+        {"inputs": [1, 2]},
+        "`inputs` must be text: this gateway does not know the model's tokenizer, by which token ids are read",
+    ),
+    (
+        {"inputs": [[1, 2], "a"]},
+        "`inputs` must be text: this gateway does not know the model's tokenizer, by which token ids are read",
+    ),
 ]
 
 

@@ -121,7 +121,7 @@ class PutsARowAtAnothersPlace(Core):
     """Of the rows that a worker returns inline, if there are many."""
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
-        if isinstance(event, ev.Finished) and len(event.payload) > 100:
+        if isinstance(event, ev.Finished) and len(event.payload) > 64:
             event = ev.Finished(event.worker, event.done, event.payload[16:] + event.payload[:16])
         return super().handle(event, now)
 

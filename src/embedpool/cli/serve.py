@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     def ready(started: Started) -> None:
         if arguments.ready_json:
-            print(json.dumps({"endpoint": started.endpoint, "http": started.http, "pid": os.getpid()}), flush=True)
+            places = {"endpoint": started.endpoint, "http": started.http, "grpc": started.grpc}
+            print(json.dumps({**places, "pid": os.getpid()}), flush=True)
         else:
             print(ready_line(started, time.monotonic() - began), flush=True)
 
@@ -70,8 +71,8 @@ def ready_line(started: Started, seconds: float) -> str:
     model = started.model
     cores = ", ".join("+".join(map(str, group)) for group in started.plan.workers)
     count = len(started.plan.workers)
-    http = f" and {started.http}" if started.http else ""
+    also = "".join(f" and {url}" for url in (started.http, started.grpc) if url)
     return (
-        f"embedpool is ready after {seconds:.1f} s: {model.name} ({model.dim} dimensions) at {started.endpoint}{http},"
+        f"embedpool is ready after {seconds:.1f} s: {model.name} ({model.dim} dimensions) at {started.endpoint}{also},"
         f" {count} worker{'s' * (count != 1)} on core{'s' * (count != 1)} {cores}"
     )

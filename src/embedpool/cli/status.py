@@ -43,6 +43,8 @@ def _show(found: dict[str, Any]) -> None:
         f"{sessions['open']} open, {sessions['segments']} with a segment, {sessions['segment_bytes'] / 1e6:.1f} MB",
     )
     refused = ", ".join(f"{n} {code}" for code, n in done["refused"].items()) or "none"
+    if found["reload"]["state"] in ("running", "failed"):
+        rows.add_row("reload", ": ".join(filter(None, (found["reload"]["state"], found["reload"]["reason"]))))
     rows.add_row("done", f"{done['answered']} requests, {done['rows']} texts, {done['tokens']} tokens; refused: {refused}")
     console.print(rows)
     workers = Table(box=None, header_style="bold", pad_edge=False)

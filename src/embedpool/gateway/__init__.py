@@ -8,4 +8,6 @@ The way of a request, which is also the order in which to read the code:
 4. akidb, tei, openai   one file per dialect: its routes, its limits, its texts
 5. service     the pool is asked, unless the client hangs up first
 6. rendering   vectors to JSON, or to their plain bytes
+
+Beside it, where it is asked for: grpc_akidb, AkiDB's gRPC over the same service, with its messages in akidb_messages.
 """

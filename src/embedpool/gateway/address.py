@@ -17,7 +17,7 @@ def parse_listen(listen: str) -> tuple[str, int]:
     host, _, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or int(port[:6]) > 65_535:
-        raise ConfigError(f"HTTP listens on HOST:PORT, as 127.0.0.1:8080, not {listen!r}")
+        raise ConfigError(f"a gateway listens on HOST:PORT, as 127.0.0.1:8080, not {listen!r}")
     return host, int(port)
 
 
@@ -53,7 +53,32 @@ def bind(host: str, port: int, count: int = 1) -> list[socket.socket]:
     return made
 
 
-def url(sock: socket.socket) -> str:
-    """Where clients find it."""
+def reserve(host: str, port: int) -> socket.socket:
+    """A port for a library that binds it by itself (SO_REUSEPORT): while this socket is open, which does not listen, no other
+    program gets it. Raises ConfigError when the address cannot be had.
+
+    SO_REUSEPORT lets all sockets of one user share a port, another pool's too: so it is tried without, first. It is held
+    without SO_REUSEADDR, by which a socket that does not listen would let others have the port.
+    """
+    tried = bind(host, port)[0]
+    address, family = tried.getsockname()[:2], tried.family
+    tried.close()
+    held = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(address)
+    except OSError as error:
+        held.close()
+        raise ConfigError(f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}") from error
+    return held
+
+
+def where(sock: socket.socket) -> str:
+    """HOST:PORT."""
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def url(sock: socket.socket) -> str:
+    """Where HTTP's clients find it."""
+    return f"http://{where(sock)}"

@@ -130,13 +130,17 @@ class AkiDB:
         return as_text(f"Embedding failed: {error.message}", 500 if self.strict else error.http_status, pause(error))
 
 
+def estimated_tokens(texts: Sequence[str]) -> int:
+    """AkiDB's tokens: an estimate from bytes."""
+    return max(sum(len(text.encode()) // 4 for text in texts), len(texts))
+
+
 def answer(asked: EmbedRequest, texts: Sequence[str], found: Embedded) -> dict[str, Any]:
-    """The members in AkiDB's order. Its tokens are an estimate from bytes; what the model read is in the headers."""
-    estimate = sum(len(text.encode()) // 4 for text in texts)
+    """The members in AkiDB's order. What the model read is in the headers."""
     body = {
         "embeddings": found.vectors,
         "model": asked.model or found.model,
         "dimension": found.vectors.shape[1],
-        "usage": {"total_tokens": max(estimate, len(texts)), "duration_ms": round(found.seconds * 1e3)},
+        "usage": {"total_tokens": estimated_tokens(texts), "duration_ms": round(found.seconds * 1e3)},
     }
     return body if asked.texts is not UNSET else {**body, "count": len(texts)}

@@ -4,17 +4,14 @@ Rules
 1. Whatever a handler raises, the dialect whose route it is says it, with the status of errors.py: nothing that a peer sends is
    a 500.
 2. A request that does work takes one of `max_concurrent` places; without one it is refused at once.
-3. Keys are compared in constant time, all of them, however they differ in length.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from embedpool.client import AsyncClient
-from embedpool.errors import EmbedpoolError, Overloaded, Unavailable, VersionMismatch
+from embedpool.errors import EmbedpoolError, Unavailable, VersionMismatch
 from embedpool.gateway import openapi
 from embedpool.gateway.akidb import AkiDB
 from embedpool.gateway.dialect import Dialect, Endpoint
@@ -35,10 +32,12 @@ from embedpool.gateway.tei import TEI
 
 log = logging.getLogger(__name__)
 FAULTS: dict[int, Kind] = {404: "path", 405: "method"}
+Beside = Callable[[Service], AbstractAsyncContextManager[None]]
 
 
-def make_app(pool: AsyncClient, options: Options | None = None) -> Starlette:
-    """The application. It closes the pool's client when it is shut down."""
+def make_app(pool: AsyncClient, options: Options | None = None, beside: Beside | None = None) -> Starlette:
+    """The application. It closes the pool's client when it is shut down. `beside`: what else runs over the same service from
+    its start to its end, which is gRPC or nothing."""
     options = options or Options()
     service = Service(pool, options)
     dialects: Sequence[Dialect] = (AkiDB(service), OpenAI(service), TEI(service))  # TEI's prefix is that of all others
@@ -52,7 +51,8 @@ def make_app(pool: AsyncClient, options: Options | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
+        async with beside(service) if beside is not None else nullcontext():
+            yield
         await pool.close()
 
     async def no_route(request: Request, error: Exception) -> Response:
@@ -70,8 +70,6 @@ class _Boundary:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.working = 0
-        self.keys = [_digest(key) for key in service.options.keys]
 
     def around(self, dialect: Dialect, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         metrics = self.service.metrics
@@ -88,8 +86,9 @@ class _Boundary:
 
     async def _response(self, dialect: Dialect, endpoint: Endpoint, request: Request) -> Response:
         try:
-            if self.keys and not endpoint.open:
-                self._check_key(request)
+            keys = self.service.keys
+            if keys and not endpoint.open and not keys.fit(request.headers.get("authorization", "")):
+                raise Unreadable("key")
             return await self._counted(endpoint, request)
         except Unreadable as fault:
             response = dialect.unreadable(fault)
@@ -109,21 +108,5 @@ class _Boundary:
     async def _counted(self, endpoint: Endpoint, request: Request) -> Response:
         if not endpoint.counted:
             return await endpoint.handler(request)
-        if self.working >= self.service.options.max_concurrent:
-            raise Overloaded(f"{self.working} requests are being worked on, as many as this gateway takes")
-        self.working += 1
-        try:
+        with self.service.place():
             return await endpoint.handler(request)
-        finally:
-            self.working -= 1
-
-    def _check_key(self, request: Request) -> None:
-        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-        found = _digest(shown.strip() if scheme.lower() == "bearer" else "")
-        # Every key is looked at, so that the time says nothing of which one it was.
-        if not sum([hmac.compare_digest(found, key) for key in self.keys]):
-            raise Unreadable("key")
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

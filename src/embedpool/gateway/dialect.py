@@ -16,7 +16,7 @@ from embedpool.gateway.reading import Unreadable
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One route. `asked` is the type of its body, None for none; `open`: no key is needed; `counted`: takes one of the places
-    for concurrent work. `answer` is an example for the documentation."""
+    for concurrent work. `answer` is an example for the documentation, `media` what the answer is."""
 
     method: str
     path: str
@@ -24,6 +24,7 @@ class Endpoint:
     summary: str
     asked: type[Any] | None = None
     answer: object = None
+    media: str = "application/json"
     open: bool = False
     counted: bool = False
 

@@ -69,12 +69,13 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._on_ready()
+        if self.started:  # not where what runs beside HTTP could not begin
+            self._on_ready()
 
 
-def run(app: Starlette, sock: socket.socket, head_s: float, on_ready: Callable[[], None]) -> None:
-    """Serves until SIGTERM or SIGINT; what was accepted is answered first, for at most DRAIN_S. `head_s`: how long the head of
-    a request, or a connection's first one, may take to come in."""
+def run(app: Starlette, sock: socket.socket, head_s: float, on_ready: Callable[[], None]) -> bool:
+    """Serves until SIGTERM or SIGINT; whether it could begin to. What was accepted is answered first, for at most DRAIN_S.
+    `head_s`: how long the head of a request, or a connection's first one, may take to come in."""
     protocol = type("Bounded", (Bounded,), {"head_s": head_s})
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped)  # uvicorn raises the signal again once it has ended
@@ -90,7 +91,9 @@ def run(app: Starlette, sock: socket.socket, head_s: float, on_ready: Callable[[
         server_header=False,
         ws="none",
     )
-    _Server(config, on_ready).run([sock])
+    server = _Server(config, on_ready)
+    server.run([sock])
+    return server.started
 
 
 def _stopped(*_: object) -> None:

@@ -69,7 +69,7 @@ def document(dialects: Sequence[Dialect], keyed: bool) -> dict[str, Any]:
 
 
 def _operation(dialect: Dialect, endpoint: Endpoint, schemas: dict[Any, Any], keyed: bool) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"example": endpoint.answer} if endpoint.answer is not None else {}}
+    content: dict[str, Any] = {endpoint.media: {"example": endpoint.answer} if endpoint.answer is not None else {}}
     if endpoint.counted:
         content |= {RAW: {}, NPY: {}}
     found: dict[str, Any] = {
@@ -122,7 +122,7 @@ def _section(path: str, method: str, operation: dict[str, Any], schemas: dict[st
     if headers:
         cells = (f"<tr><td><code>{each['name']}</code><td>{escape(each['description'])}" for each in headers)
         parts.append(f"<table>{''.join(cells)}</table>")
-    example = operation["responses"]["200"]["content"]["application/json"].get("example")
+    example = next(iter(operation["responses"]["200"]["content"].values())).get("example")
     if example is not None:
         parts.append(f"<pre>{escape(json.dumps(example))}</pre>")
     return "".join(parts)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from embedpool.errors import ConfigError
+from embedpool.gateway.tokens import TokenizerSpec
 
 Compat = Literal["akidb-strict", "tei-1.8"]
 COMPATS: tuple[str, ...] = get_args(Compat)
@@ -31,6 +32,7 @@ class Options:
     receive_timeout_s: float = 10.0  # for a request's head, and for its body
     aliases: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
+    tokenizer: TokenizerSpec | None = None  # None: not known
 
     @property
     def truncates(self) -> bool:

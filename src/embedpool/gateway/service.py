@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +15,8 @@ from starlette.requests import Request
 from embedpool.client import AsyncClient
 from embedpool.client.arena import Vectors
 from embedpool.client.documents import Keywords
-from embedpool.errors import Cancelled, EmbedpoolError
+from embedpool.errors import Cancelled, EmbedpoolError, Overloaded
+from embedpool.gateway.keys import Keys
 from embedpool.gateway.metrics import Metrics
 from embedpool.gateway.options import Options
 from embedpool.gateway.reading import HUNG_UP, Asked, Wishes, wishes
@@ -45,6 +46,19 @@ class Service:
         self.pool = pool
         self.options = options
         self.metrics = Metrics()
+        self.keys = Keys(options.keys)
+        self._working = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One of `max_concurrent`, for a request that does work. Raises Overloaded where all are taken."""
+        if self._working >= self.options.max_concurrent:
+            raise Overloaded(f"{self._working} requests are being worked on, as many as this gateway takes")
+        self._working += 1
+        try:
+            yield
+        finally:
+            self._working -= 1
 
     async def unless_hung_up(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
         """What the work gives. Raises Cancelled, and ends the work and with it the pool's, when the client is gone first."""

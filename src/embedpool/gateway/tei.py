@@ -1,18 +1,20 @@
 """Text Embeddings Inference's routes. Errors are {"error", "error_type"}.
 
-`/embed` (also `/`, where Hugging Face's client posts), `/similarity`, `/info`, `/metrics`; `/health` is in akidb.py and answers
-both. `/embed_all` and `/tokenize` say why they cannot be done: a pool gives one vector per text, and no tokens.
+`/embed` (also `/`, where Hugging Face's client posts), `/similarity`, `/tokenize`, `/info`, `/metrics`; `/health` is in
+akidb.py and answers both. `/embed_all` says why it cannot be done: a pool gives one vector per text.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,6 +25,7 @@ from embedpool.gateway.dialect import Endpoint
 from embedpool.gateway.reading import Asked, Kind, Unreadable, read
 from embedpool.gateway.rendering import as_json, facts, pause, plain_bytes
 from embedpool.gateway.service import Service
+from embedpool.gateway.tokens import Tokens
 from embedpool.protocol import Truncate
 
 MOST_BYTES = 2_000_000  # TEI's default --payload-limit
@@ -50,9 +53,10 @@ TYPES: dict[int, tuple[int, ErrorType]] = {
     507: (424, "Backend"),
 }
 DTYPES = {"fp32": "float32", "fp16": "float16"}
-IDS = "`inputs` must be text: token ids depend on the model's tokenizer and are not accepted"
+IDS = "`inputs` must be text: this gateway does not know the model's tokenizer, by which token ids are read"
+NO_SUCH_ID = "`inputs` has a token id that is not in the model's vocabulary"
 NO_TOKENS = "`/embed_all` is not available: the pool gives one vector per text, not one per token"
-NO_TOKENIZER = "`/tokenize` is not available: texts are tokenized in the pool, and its protocol does not hand out tokens"
+NO_TOKENIZER = "`/tokenize` is not available: this gateway does not know the model's tokenizer"
 COUNTS = re.compile(r"has (\d+) tokens, the model reads (\d+)")  # worker.job's words for a text that is too long
 Direction = Literal["Left", "Right", "left", "right"]
 
@@ -84,6 +88,11 @@ class Parameters(Struct, frozen=True):
     prompt_name: str | None = None
 
 
+class TokenizeRequest(Asked, frozen=True, kw_only=True):
+    inputs: str | list[str]
+    add_special_tokens: bool = True
+
+
 class SimilarityRequest(Asked, frozen=True, kw_only=True):
     inputs: Compared
     parameters: Parameters | None = None
@@ -98,6 +107,7 @@ class TEI:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.old = "tei-1.8" in service.options.compat
+        self.tokens = None if service.options.tokenizer is None else Tokens(service.options.tokenizer)
 
     def endpoints(self) -> Sequence[Endpoint]:
         embed = Endpoint(
@@ -122,9 +132,19 @@ class TEI:
                 counted=True,
             ),
             Endpoint(method="POST", path="/embed_all", handler=self.embed_all, summary="424: there are no token vectors."),
-            Endpoint(method="POST", path="/tokenize", handler=self.tokenize, summary="424: there are no tokens to be had."),
+            Endpoint(
+                method="POST",
+                path="/tokenize",
+                handler=self.tokenize,
+                summary="Tokens of a text or of several.",
+                asked=TokenizeRequest,
+                answer=[[{"id": 101, "text": "[CLS]", "special": True, "start": None, "stop": None}]],
+                counted=True,
+            ),
             Endpoint(method="GET", path="/info", handler=self.info, summary="The model and the limits."),
-            Endpoint(method="GET", path="/metrics", handler=self.metrics, summary="Numbers in Prometheus' form."),
+            Endpoint(
+                method="GET", path="/metrics", handler=self.metrics, summary="Numbers in Prometheus' form.", media="text/plain"
+            ),
         )
 
     # ── routes ──
@@ -163,8 +183,21 @@ class TEI:
     async def embed_all(self, _: Request) -> Response:
         return self._error(Rejected(NO_TOKENS, 424, "Backend"))
 
-    async def tokenize(self, _: Request) -> Response:
-        return self._error(Rejected(NO_TOKENIZER, 424, "Backend"))
+    async def tokenize(self, request: Request) -> Response:
+        asked = await self._read(request, TokenizeRequest)
+        if self.tokens is None:
+            return self._error(Rejected(NO_TOKENIZER, 424, "Backend"))
+        texts = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
+        if not texts:
+            return self._error(Rejected("`inputs` cannot be empty", 400, "Empty"))
+        if len(texts) > self.service.options.max_client_batch:
+            return self._error(self._too_many(len(texts)))
+        # In a thread: a long text takes milliseconds, and the first one waits for the tokenizer to be read.
+        find = partial(self.tokens.of, texts, special=asked.add_special_tokens, prompt_name=asked.prompt_name)
+        found = await asyncio.to_thread(find)
+        if found is None:
+            return self._error(Rejected(f"no prompt {asked.prompt_name!r}"))
+        return as_json([[structs.asdict(token) for token in tokens] for tokens in found])
 
     async def info(self, _: Request) -> Response:
         """`model_sha` is null: the pool tells its model by the fingerprint. `max_batch_tokens` is what one request can hold at
@@ -206,12 +239,22 @@ class TEI:
         given: list[str | int | list[int]] = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
         if not given:
             raise Rejected("`inputs` cannot be empty", 400, "Empty")
-        texts = [text for text in given if isinstance(text, str)]
-        if len(texts) < len(given):
+        # One array of numbers is one text's tokens.
+        parts = [given] if all(isinstance(each, int) for each in given) else given
+        if len(parts) > self.service.options.max_client_batch:
+            raise self._too_many(len(parts))
+        return [part if isinstance(part, str) else self._text_of(part) for part in parts]
+
+    def _text_of(self, ids: object) -> str:
+        """As TEI reads token ids: as the text that they stand for."""
+        if not isinstance(ids, list) or not all(isinstance(id, int) for id in ids):
+            raise Unreadable("shape", "inputs: expected texts, or arrays of token ids")
+        if self.tokens is None:
             raise Rejected(IDS)
-        if len(texts) > self.service.options.max_client_batch:
-            raise self._too_many(len(texts))
-        return texts
+        text = self.tokens.text_of(ids)
+        if text is None:
+            raise Rejected(NO_SUCH_ID, 422, "Tokenizer")
+        return text
 
     def _too_many(self, n: int) -> Rejected:
         return Rejected(f"batch size {n} > maximum allowed batch size {self.service.options.max_client_batch}")

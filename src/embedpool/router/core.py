@@ -64,6 +64,7 @@ SWEEP_S = 0.02  # how often requests are looked at for having expired and worker
 SWEEP_REQUEST_S = 1e-5  # and, for each of them, how much less often: looking takes 0.1 us, so that is 1 % of the time
 HANG_FACTOR = 20.0  # a job is hung after this many times its estimate, and never before `hang_s`
 MAX_JOB_ROWS = 256
+MOST_UNLEARNED = 16  # jobs that have ended, until the cost model is told of them in any case
 SAMPLE = 4  # requests, and runs, of a job from which the cost model learns: jobs come by the thousand
 SOON_S = 250e-6  # edge.SOON_S, which this module must not import: it knows no socket
 
@@ -87,6 +88,7 @@ class Core:
         self.load = Load(self.queue, self.retries)
         self.awake_until = 0.0  # an answer is due so soon that sleeping would take longer
         self._full: set[bool] = set()  # classes of which no worker takes a job, until something else than a request comes
+        self._unlearned: list[tuple[Job, wire.Done]] = []
         self._drained = False
         self._now = 0.0
         self._next_job = first_job
@@ -96,6 +98,8 @@ class Core:
         """One event's consequences. An event about a session or worker that is not known changes nothing."""
         out: list[Action] = []
         self._now = now
+        if len(self._unlearned) >= MOST_UNLEARNED:
+            self.learn()
         if type(event) is Asked:  # these two are nearly all events
             self._asked(event, now, out)
         elif type(event) is Finished:
@@ -112,6 +116,12 @@ class Core:
             self._drained = True
             out.append(Drained())
         return out
+
+    def learn(self) -> None:
+        """What finished jobs say of costs. No answer waits for it: it is called when the actions are carried out."""
+        for job, done in self._unlearned:
+            self._learn(job, done)
+        self._unlearned.clear()
 
     def _other(self, event: Event, out: list[Action]) -> None:
         match event:
@@ -341,7 +351,8 @@ class Core:
         again = self.retries.take(urgent)
         if again is not None:
             return again
-        begins_at = self._now + self.cost.wait_ms(sum(job.units for job in worker.jobs if job.urgent or not urgent)) / 1e3
+        before = sum([job.units for job in worker.jobs if job.urgent or not urgent]) if worker.jobs else 0
+        begins_at = self._now + self.cost.wait_ms(before) / 1e3
 
         def late(request: Request) -> bool:
             return request.deadline_at < begins_at + self.cost.ms(request.units[request.waiting[-1]]) / 1e3
@@ -352,7 +363,9 @@ class Core:
         slices = self.queue.take(line, self.cost, self.rules.slice_ms, MAX_JOB_ROWS, late)
         for piece in slices:
             piece.request.in_jobs += 1
-        slices += self._free_slices(self.alike.along(slices, MAX_JOB_ROWS))
+        along = self.alike.along(slices, MAX_JOB_ROWS)
+        if along:
+            slices += self._free_slices(along)
         return self._job(slices, urgent) if slices else None
 
     def _free_slices(self, places: list[Place]) -> list[Slice]:
@@ -403,7 +416,7 @@ class Core:
             self._start_clock(worker.jobs[0], now)
         worker.jobs_done += 1
         worker.rows_done += job.rows()
-        self._learn(job, event.done)
+        self._unlearned.append((job, event.done))
         failures: dict[int, Failure] = {}
         for failure in event.done.failures:
             failures.setdefault(failure.part, failure)

@@ -119,6 +119,7 @@ class Server:
             # Workers first: an answer that has arrived counts before the news of its worker's death.
             while self._read_workers() + self._read_clients():
                 self._keep_time()
+            self.core.learn()
             self._keep_time()
             if time.monotonic() < self.core.awake_until:
                 os.sched_yield()  # awake for the answer, but not in the way of the worker that computes it

@@ -1,6 +1,7 @@
 """The HTTP processes of a pool: their sockets, which are held here, and how they are started.
 
-A gateway that ends leaves its socket to the next one: who connects meanwhile waits, and is not refused.
+A gateway that ends leaves its socket to the next one: who connects meanwhile waits, and is not refused. gRPC's library takes no
+socket, so of its port only the place is held here: who connects to it meanwhile is refused, and tries again.
 """
 
 from __future__ import annotations
@@ -10,39 +11,53 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from embedpool.config import Config
 from embedpool.errors import ConfigError
-from embedpool.gateway.address import bind, is_loopback, parse_listen, url
+from embedpool.gateway.address import bind, is_loopback, parse_listen, reserve, url, where
 from embedpool.gateway.options import COMPATS, read_keys
+from embedpool.gateway.tokens import TokenizerSpec
+from embedpool.models.spec import ModelSpec
 from embedpool.supervise.processes import Child, spawn
 from embedpool.supervise.slots import Slot
 
+TOKENIZER = "tokenizer.json"  # of an artifact; models.encoder, which must not be imported here, has it too
+OF_GRPC = ("grpc", "google.protobuf")
 NEEDED = ("starlette", "uvicorn", "httptools", "uvloop", "prometheus_client")
 
 
 class Gateways:
-    """`url` is "" where none are wanted. Raises ConfigError for an address that cannot be had, and whatever else is wrong with
-    the settings: nothing of a pool has been started then."""
+    """`url` and `grpc_url` are "" where none are wanted. Raises ConfigError for an address that cannot be had, and whatever
+    else is wrong with the settings: nothing of a pool has been started then."""
 
     def __init__(self, config: Config, warn: Callable[[str], None]) -> None:
-        self.url = ""
+        self.url = self.grpc_url = ""
         self.slots: list[Slot] = []
         self._sockets: list[socket.socket] = []
+        self._held: socket.socket | None = None
+        _check(config)
         if config.http:
-            host, port = _checked(config)
-            if not is_loopback(host) and not config.http_api_key_file:
-                warn(f"{host} is reachable from other machines, and anybody there may use it: give --http-api-key-file")
-            self._sockets = bind(host, port, config.http_workers)
+            self._sockets = bind(*_parsed(config, config.http, warn), config.http_workers)
             self.url = url(self._sockets[0])
             self.slots = [Slot(f"gateway {number}") for number in range(config.http_workers)]
+        if config.grpc:
+            try:
+                self._held = reserve(*_parsed(config, config.grpc, warn))
+            except ConfigError:
+                self.close()
+                raise
+            self.grpc_url = f"grpc://{where(self._held)}"
 
-    def start(self, slot: Slot, config: Config, lifeline: int) -> tuple[Child, int]:
+    def start(self, slot: Slot, config: Config, spec: ModelSpec, lifeline: int) -> tuple[Child, int]:
         """The gateway, and the end of a pipe from which a byte can be read once it answers."""
         ready, tell = os.pipe()
         try:
             fds = [self._sockets[self.slots.index(slot)].fileno(), lifeline, tell]
             named = [f"--{name}={fd}" for name, fd in zip(("listen-fd", "lifeline", "ready-fd"), fds, strict=True)]
-            child = spawn("gateway", "embedpool.gateway", [*named, *arguments(config)], fds)
+            if self._held is not None:
+                named.append(f"--grpc={where(self._held)}")
+            child = spawn("gateway", "embedpool.gateway", [*named, *arguments(config, spec)], fds)
         except BaseException:
             os.close(ready)
             raise
@@ -51,18 +66,20 @@ class Gateways:
         return child, ready
 
     def close(self) -> None:
-        for sock in self._sockets:
+        for sock in (*self._sockets, *([self._held] if self._held is not None else [])):
             sock.close()
 
 
-def arguments(config: Config) -> list[str]:
-    """A gateway's flags, from the pool's settings."""
+def arguments(config: Config, spec: ModelSpec) -> list[str]:
+    """A gateway's flags, from the pool's settings and its model."""
+    tokenizer = TokenizerSpec(f"{spec.directory}/{TOKENIZER}", spec.lowercase, spec.prompts)
     return [
         f"--endpoint={config.endpoint_url()}",
         f"--max-client-batch-size={config.http_max_batch}",
         f"--timeout-s={config.http_timeout_s}",
         *[f"--compat={name}" for name in words(config.http_compat)],
         *[f"--model-alias={name}" for name in words(config.http_model_alias)],
+        *([f"--tokenizer={msgspec.json.encode(tokenizer).decode()}"] if spec.directory else []),
         *([f"--api-key-file={config.http_api_key_file}"] if config.http_api_key_file else []),
     ]
 
@@ -72,13 +89,30 @@ def words(text: str) -> Sequence[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _checked(config: Config) -> tuple[str, int]:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"http needs {', '.join(missing)}: pip install 'embedpool[http]'")
+def _check(config: Config) -> None:
+    """Raises ConfigError."""
+    if config.grpc and not config.http:
+        raise ConfigError("grpc is served by the HTTP processes: give --http too")
+    for wanted, names, extra in ((config.http, NEEDED, "http"), (config.grpc, OF_GRPC, "grpc")):
+        missing = [name for name in names if wanted and not _is_there(name)]
+        if missing:
+            raise ConfigError(f"{extra} needs {', '.join(missing)}: pip install 'embedpool[{extra}]'")
     for name in words(config.http_compat):
         if name not in COMPATS:
             raise ConfigError(f"http_compat is a list of {', '.join(COMPATS)}: {name!r}")
-    if config.http_api_key_file:
+    if config.http and config.http_api_key_file:
         read_keys(config.http_api_key_file)
-    return parse_listen(config.http)
+
+
+def _is_there(library: str) -> bool:
+    try:
+        return importlib.util.find_spec(library) is not None
+    except ModuleNotFoundError:  # not even the package that it is in
+        return False
+
+
+def _parsed(config: Config, listen: str, warn: Callable[[str], None]) -> tuple[str, int]:
+    host, port = parse_listen(listen)
+    if not is_loopback(host) and not config.http_api_key_file:
+        warn(f"{host} is reachable from other machines, and anybody there may use it: give --http-api-key-file")
+    return host, port

@@ -88,7 +88,7 @@ class Reload:
     def _switch(self, coming: Generation) -> None:
         supervisor, self._coming = self._supervisor, None
         old, supervisor.serving = supervisor.serving, coming
-        supervisor.renew_gateways(old.config)
+        supervisor.renew_gateways(old)
         relearn = old.config.threads_per_worker != coming.config.threads_per_worker
         supervisor.say(control.Switch(router_spec(coming, supervisor.place).to_json(), relearn))
         old.forkserver.leaving = True
@@ -168,5 +168,6 @@ def _fixed(config: Config) -> dict[str, object]:
         "runtime_dir": str(config.runtime_path()),
         "max_request_bytes": config.max_request_bytes,
         "http": config.http,
+        "grpc": config.grpc,
         "http_workers": config.http_workers,
     }

@@ -25,6 +25,7 @@ class Started:
     model: ModelSpec
     plan: CorePlan
     http: str
+    grpc: str
 
 
 def serve(
@@ -49,7 +50,7 @@ def serve(
         if config.endpoint_url().startswith("ipc://") and not is_tmpfs(place.path):
             warn(f"{place.path} is not on a tmpfs: shared memory there is written to disk; choose another --runtime-dir")
         cores = plan(read_machine(), config.workers, config.threads_per_worker)
-        started = Started(config.endpoint_url(), model, cores, gateways.url)
+        started = Started(config.endpoint_url(), model, cores, gateways.url, gateways.grpc_url)
         supervisor = Supervisor(Generation(config, model, cores), place, lambda: on_ready(started), load, gateways)
         supervisor.owner_fd = owner_fd
         supervisor.programs = programs or Programs()

@@ -167,7 +167,7 @@ class Supervisor:
 
     def _start_gateway(self, slot: Slot) -> None:
         assert self.gateways is not None
-        slot.child, ready = self.gateways.start(slot, self.config, self._lifeline)
+        slot.child, ready = self.gateways.start(slot, self.config, self.serving.spec, self._lifeline)
 
         def spoke(fd: int) -> None:
             self.selector.unregister(fd)
@@ -179,9 +179,9 @@ class Supervisor:
 
         self.selector.register(ready, selectors.EVENT_READ, spoke)
 
-    def renew_gateways(self, before: Config) -> None:
-        """Other settings: each gateway answers what it has accepted, and another one takes its place."""
-        if arguments(before) != arguments(self.config):
+    def renew_gateways(self, before: Generation) -> None:
+        """Other settings, or another tokenizer: each gateway answers what it has accepted, and another one takes its place."""
+        if arguments(before.config, before.spec) != arguments(self.config, self.serving.spec):
             for slot in self._gateways:
                 slot.leaving = True
                 if slot.child is not None:
@@ -339,11 +339,11 @@ class Supervisor:
             self.say(control.Reaped(slot.worker, reason, begun))
         elif slot.generation is not None:
             self._lose_forks(slot.generation)
-        if slot.leaving or self._is_outdated(slot):
-            self._left(slot)
-            return
         if slot in self._gateways and self.stop_at is not None:
             self._drain()
+            return
+        if slot.leaving or self._is_outdated(slot):
+            self._left(slot)
             return
         alone = not any(other.ready for other in self.workers)
         wait_s = slot.restarts.ended(time.monotonic(), alone=alone)
