@@ -55,14 +55,15 @@ def test_a_collection_on_disk_is_opened_again_with_the_function_that_its_configu
     server: Server, tmp_path: Path
 ) -> None:
     function = PoolEmbeddingFunction(endpoint=server.endpoint, dim=128)
-    collection = chromadb.PersistentClient(str(tmp_path)).create_collection("texts", embedding_function=function)
-    collection.add(ids=["0", "1", "2"], documents=TEXTS)
+    with chromadb.PersistentClient(str(tmp_path)) as chroma:
+        collection = chroma.create_collection("texts", embedding_function=function)
+        collection.add(ids=["0", "1", "2"], documents=TEXTS)
     function.close()
-    reopened = chromadb.PersistentClient(str(tmp_path)).get_collection("texts")
-    assert isinstance(reopened._embedding_function, PoolEmbeddingFunction)
-    assert reopened._embedding_function.get_config() == function.get_config()
-    assert _hits(reopened) == TEXTS
-    reopened._embedding_function.close()
+    with chromadb.PersistentClient(str(tmp_path)) as chroma:
+        reopened = chroma.get_collection("texts")
+        assert reopened.configuration_json["embedding_function"]["name"] == "embedpool"
+        assert reopened.configuration_json["embedding_function"]["config"] == function.get_config()
+        assert _hits(reopened) == TEXTS  # by a function that Chroma has built
 
 
 def test_a_configuration_is_json_and_names_no_private_pool() -> None:

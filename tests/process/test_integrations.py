@@ -1,31 +1,30 @@
-"""The integrations with the real libraries: each ends where its users do, in an index that finds the right text, on MiniLM."""
+"""LangChain and LlamaIndex with a pool, to the index that finds the right text; how every integration reaches its pool; and
+the guide. On MiniLM, with the real libraries."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
-from haystack import Document, Pipeline
-from haystack.components.retrievers import InMemoryEmbeddingRetriever
-from haystack.core.errors import PipelineRuntimeError
-from haystack.document_stores.in_memory import InMemoryDocumentStore
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.vectorstores import InMemoryVectorStore
 from llama_index.core import VectorStoreIndex
 from llama_index.core.schema import TextNode
 
 from embedpool import Client, Pool
-from embedpool.errors import BadRequest, NotRunning, UnknownModel, WrongFingerprint
+from embedpool.errors import NotRunning, UnknownModel, WrongFingerprint
 from embedpool.integrations.access import Access, Settings
-from embedpool.integrations.haystack import PoolDocumentEmbedder, PoolTextEmbedder
 from embedpool.integrations.langchain import PoolEmbeddings
 from embedpool.integrations.llama_index import PoolEmbedding
 from tests.fixtures.make_minilm_reference import like_bge, path_of
@@ -306,82 +305,29 @@ def test_a_misspelt_field_and_an_unknown_model_are_errors(server: Server) -> Non
     embedder.close()
 
 
-# ── Haystack ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the guide ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+GUIDE = (Path(__file__).parent.parent.parent / "docs" / "integrations.md").read_text()
+BLOCKS = re.findall(r"\n## (.+?)\n.*?```python\n(.*?)```\n\n```\n(.*?)```", GUIDE, re.DOTALL)
 
 
-def _search(endpoint: str) -> tuple[Pipeline, list[Document]]:
-    store = InMemoryDocumentStore()
-    indexing = Pipeline()
-    embedder = PoolDocumentEmbedder(endpoint=endpoint)
-    indexing.add_component("embed", embedder)
-    embedded: list[Document] = indexing.run({"embed": {"documents": [Document(content=text) for text in TEXTS]}})["embed"][
-        "documents"
-    ]
-    embedder.close()
-    store.write_documents(embedded)
-    search = Pipeline()
-    search.add_component("embed", PoolTextEmbedder(endpoint=endpoint))
-    search.add_component("find", InMemoryEmbeddingRetriever(store, top_k=1))
-    search.connect("embed.embedding", "find.query_embedding")
-    return search, embedded
+def test_every_integration_has_its_example_with_its_output() -> None:
+    modules = set(re.findall(r"`(embedpool\.integrations\.\w+)`", GUIDE))
+    assert len(modules) == len(BLOCKS) == 5
+    assert all(sum(f"from {module} import" in code for _, code, _ in BLOCKS) == 1 for module in modules)
 
 
-def test_a_haystack_pipeline_finds_the_right_document(server: Server, plain: Client) -> None:
-    search, embedded = _search(server.endpoint)
-    assert [document.embedding for document in embedded] == plain.embed(TEXTS).tolist()
-    hits = [search.run({"embed": {"text": question}})["find"]["documents"][0].content for question in QUESTIONS]
-    assert hits == TEXTS
-    read = Pipeline.loads(search.dumps())
-    again = read.run({"embed": {"text": QUESTIONS[0]}})["find"]
-    assert "documents" in again
-    for pipeline in (search, read):
-        pipeline.get_component("embed").close()
-
-
-def test_haystack_components_answer_as_coroutines_and_warm_up(server: Server) -> None:
-    async def ask() -> bool:
-        text, documents = PoolTextEmbedder(endpoint=server.endpoint), PoolDocumentEmbedder(endpoint=server.endpoint)
-        await text.warm_up_async()
-        await documents.warm_up_async()
-        query = (await text.run_async("a text"))["embedding"]
-        found = (await documents.run_async([Document(content="a text")]))["documents"][0].embedding
-        text.close()
-        documents.close()
-        await asyncio.sleep(0.05)
-        return bool(query == found)
-
-    assert asyncio.run(ask())
-    embedder = PoolTextEmbedder(endpoint=server.endpoint)
-    embedder.warm_up()
-    embedder.close()
-    with pytest.raises(NotRunning):
-        PoolTextEmbedder(client=Client(NOWHERE, connect_timeout_s=0.2)).warm_up()
-
-
-def test_metadata_fields_are_embedded_before_the_content_and_the_given_documents_stay_as_they_were(plain: Client) -> None:
-    embedder = PoolDocumentEmbedder(client=plain, meta_fields_to_embed=["title", "year", "gone"], embedding_separator=" | ")
-    given = [Document(content="the text", meta={"title": "A title", "year": 1850}), Document(content=None, meta={"gone": None})]
-    found = embedder.run(given)["documents"]
-    assert [document.embedding for document in found] == plain.embed(["A title | 1850 | the text", ""]).tolist()
-    assert [document.id for document in found] == [document.id for document in given]
-    assert all(document.embedding is None for document in given)
-
-
-def test_haystack_components_are_written_and_read_with_all_their_settings(plain: Client) -> None:
-    embedder = PoolDocumentEmbedder(client=plain, meta_fields_to_embed=["title"], embedding_separator="; ", dim=64)
-    read = PoolDocumentEmbedder.from_dict(embedder.to_dict())
-    assert read.to_dict() == embedder.to_dict()
-    document = Document(content="a text", meta={"title": "T"})
-    assert read.run([document]) == embedder.run([document])
-    read.close()
-    assert PoolTextEmbedder(client=Pool("echo")).to_dict()["init_parameters"]["endpoint"] is None
-
-
-def test_what_is_no_list_of_documents_is_a_bad_request_also_within_a_pipeline(plain: Client) -> None:
-    with pytest.raises(BadRequest, match=r"haystack\.Document"):
-        PoolDocumentEmbedder(client=plain).run(["a text"])  # type: ignore[list-item]
-    pipeline = Pipeline()
-    pipeline.add_component("embed", PoolTextEmbedder(client=plain, model="another"))
-    with pytest.raises(PipelineRuntimeError) as raised:
-        pipeline.run({"embed": {"text": "a text"}})
-    assert isinstance(raised.value.__cause__, UnknownModel)
+@pytest.mark.parametrize(("code", "shown"), [pytest.param(code, shown, id=title) for title, code, shown in BLOCKS])
+def test_the_code_of_the_guide_runs_and_prints_what_it_shows(code: str, shown: str, server: Server) -> None:
+    if "chromadb" in code:
+        pytest.importorskip("chromadb", reason="chromadb is not part of the test extra: 225 MB for its tests alone")
+    # Each in a process of its own: what a reader does, and Chroma keeps threads and files.
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "EMBEDPOOL_ENDPOINT": server.endpoint},
+    )
+    assert (done.returncode, done.stdout) == (0, shown), done.stderr

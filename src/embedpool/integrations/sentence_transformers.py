@@ -1,7 +1,7 @@
 """A pool behind the interface of sentence-transformers' `SentenceTransformer`, without that library and without PyTorch.
 
 It is for programs that were written for that class: the import line changes, `encode` and its kin keep their arguments, shapes
-and types (bench/sentence_transformers.py compares both over a table of arguments). What differs:
+and types (bench/like_sentence_transformers.py compares both over a table of arguments). What differs:
 
 * int8 and uint8 need `ranges`, float[2, dim] with the least and greatest value per dimension of a sample, at construction.
   Without them sentence-transformers takes the ranges from the texts of the call, so that a text has other codes in every call,
