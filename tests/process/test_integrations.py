@@ -23,7 +23,7 @@ from llama_index.core import VectorStoreIndex
 from llama_index.core.schema import TextNode
 
 from embedpool import Client, Pool
-from embedpool.errors import NotRunning, UnknownModel, WrongFingerprint
+from embedpool.errors import Cancelled, NotRunning, UnknownModel, WrongFingerprint
 from embedpool.integrations.access import Access, Settings
 from embedpool.integrations.langchain import PoolEmbeddings
 from embedpool.integrations.llama_index import PoolEmbedding
@@ -125,6 +125,17 @@ def test_a_pool_that_was_handed_in_is_started_by_the_first_call_also_by_a_corout
 
     assert asyncio.run(ask()) == (5, 384)
     with_coroutine.client.close()
+
+
+def test_a_pool_that_was_closed_is_not_started_again_by_a_coroutine_or_a_pickle() -> None:
+    pool = Pool("echo", workers=1)
+    access = Access(Settings(), pool)
+    pool.close()
+    with pytest.raises(Cancelled):
+        asyncio.run(access.aquery("a text"))
+    with pytest.raises(Cancelled):
+        pickle.dumps(access)
+    assert pool.pid == 0
 
 
 def test_nothing_is_connected_before_the_first_call_and_an_absent_pool_is_our_own_error() -> None:

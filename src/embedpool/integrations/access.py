@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from embedpool.client import AsyncClient, Client
 from embedpool.client.documents import Keywords
-from embedpool.pool import Pool
+from embedpool.pool import START_S, Pool
 from embedpool.protocol import ModelCard, Truncate
 
 Float32 = NDArray[np.float32]
@@ -94,9 +94,9 @@ class Access:
 
     def reachable(self) -> Settings:
         """With the endpoint and the fingerprint of a client that was handed in: what reaches the same pool from elsewhere, now.
-        Starts a Pool that has not been started yet, since it has no endpoint before."""
-        if isinstance(self._given, Pool):
-            self._given.start()
+        Starts a Pool that has not been started yet, which has no endpoint before. Raises Cancelled for one that was closed."""
+        if isinstance(self._given, Pool) and not self._given.pid:
+            self._given.model(timeout_s=START_S)
         return self._settings if self._given is None else replace(self._settings, **_of(self._given))
 
     def lasting(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class Access:
         if made is not None:
             made.close()
         for loop, client in of_loops.items():
-            if not loop.is_closed():
+            if loop.is_running():  # otherwise the client is closed by being collected
                 asyncio.run_coroutine_threadsafe(client.close(), loop)
 
     def __copy__(self) -> Self:
