@@ -61,11 +61,17 @@ PLACES = {
     "google": {"gateway/akidb_messages.py"},  # protobuf
     "uvicorn": {"gateway/listening.py"},
     "prometheus_client": {"gateway/metrics.py", "gateway/tei.py"},
+    "langchain_core": {"integrations/langchain.py"},
+    "llama_index": {"integrations/llama_index.py"},
+    "haystack": {"integrations/haystack.py"},
+    "chromadb": {"integrations/chroma.py"},
+    "torch": {"integrations/sentence_transformers.py"},
 }
 PURE = [
     "client/arena.py",
     "client/core.py",
     "errors.py",
+    "integrations/similarity.py",
     "protocol.py",
     "router/admission.py",
     "router/alike.py",
@@ -200,6 +206,25 @@ def test_nothing_but_the_gateway_itself_builds_on_it() -> None:
         "embedpool.gateway.tokens.",
     )  # what loads next to nothing
     assert all(name.startswith(light) for name in found["supervise/gateways.py"])
+
+
+INTEGRATIONS_KNOW = re.compile(r"embedpool\.(client|errors|integrations|pool|protocol)(\..+)?")
+INTEGRATIONS = [module for module in MODULES if module.startswith("integrations/")]
+SHARED = ("integrations/__init__.py", "integrations/access.py", "integrations/similarity.py")
+
+
+@pytest.mark.parametrize("module", INTEGRATIONS)
+def test_an_integration_is_an_ordinary_client_and_knows_no_other_integration(module: str) -> None:
+    ours = {name for name in _imported(ast.walk(_tree(module))) if name.partition(".")[0] == "embedpool"}
+    assert [name for name in ours if not INTEGRATIONS_KNOW.fullmatch(name)] == []
+    others = {_dotted(other) for other in INTEGRATIONS if other not in (module, *SHARED)}
+    assert {name for name in ours if name in others or name.rpartition(".")[0] in others} == set()
+
+
+def test_nothing_but_an_integration_imports_one() -> None:
+    names = {module: _imported(ast.walk(_tree(module))) for module in MODULES}
+    users = {module for module in MODULES if any(name.startswith("embedpool.integrations") for name in names[module])}
+    assert "integrations/langchain.py" in users <= set(INTEGRATIONS)
 
 
 def test_the_product_knows_nothing_of_its_tests_and_benchmarks() -> None:

@@ -65,7 +65,7 @@ class Client:
         self.endpoint = endpoint or find_endpoint()
         self._connect_timeout_s = connect_timeout_s
         self._segment_bytes = segment_bytes
-        self._expected = expect_fingerprint
+        self.expect_fingerprint = expect_fingerprint
         self._closed = False
         self._reset()
         _clients.add(self)
@@ -73,7 +73,7 @@ class Client:
     def _reset(self) -> None:
         """A client that has not connected yet."""
         self._lock = threading.Lock()
-        self._core = ClientCore(ReadMap, self._segment_bytes, own_name(), self._expected)
+        self._core = ClientCore(ReadMap, self._segment_bytes, own_name(), self.expect_fingerprint)
         self._sock: zmq.Socket[bytes] | None = None
         self._wake = -1
         self._poll = select.poll()
