@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,16 @@ def test_a_mistake_is_one_sentence_and_status_2(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "HOST:PORT" in said
+
+
+def test_grpc_without_its_libraries_is_one_sentence_and_status_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "embedpool.gateway.grpc_akidb", raising=False)
+    monkeypatch.setitem(sys.modules, "grpc", None)  # as if it were not installed
+    assert main(["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]) == 2
+    said = capsys.readouterr().err
+    assert said == "embedpool gateway: --grpc needs grpc: pip install 'embedpool[grpc]'\n"
 
 
 def test_a_reserved_port_is_a_librarys_that_shares_it_and_nobody_elses() -> None:

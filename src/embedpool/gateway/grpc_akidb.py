@@ -35,7 +35,6 @@ STREAMS = 256  # requests at once on one connection
 KEEPALIVE_MS = 60_000  # a peer that is gone without a word is found by then
 STATUS: Mapping[int, StatusCode] = {
     400: StatusCode.INVALID_ARGUMENT,
-    401: StatusCode.UNAUTHENTICATED,
     404: StatusCode.NOT_FOUND,
     409: StatusCode.ABORTED,
     413: StatusCode.INVALID_ARGUMENT,
@@ -48,13 +47,10 @@ STATUS: Mapping[int, StatusCode] = {
     507: StatusCode.RESOURCE_EXHAUSTED,
 }
 
+NO_KEY = "a key is needed: send one of the server's as the metadata `authorization: Bearer KEY`"
+
 Context = grpc.aio.ServicerContext[Any, Any]
 Work = Callable[[AsyncIterator[bytes], Context], Awaitable[bytes]]
-
-
-class _NoKey(EmbedpoolError):
-    code = "no_key"
-    http_status = 401
 
 
 @asynccontextmanager
@@ -134,6 +130,9 @@ class EmbeddingService:
         async def handle(messages: AsyncIterator[bytes], context: Context) -> bytes:
             began_at, said = time.perf_counter(), StatusCode.CANCELLED
             try:
+                if not self._may(context):
+                    said = StatusCode.UNAUTHENTICATED
+                    await context.abort(said, NO_KEY)
                 with metrics.open.track_inprogress():
                     data = await self._checked(work, messages, context)
                 said = StatusCode.OK
@@ -150,11 +149,12 @@ class EmbeddingService:
 
         return handle
 
+    def _may(self, context: Context) -> bool:
+        return not self.service.keys or self.service.keys.fit(_metadata(context).get("authorization", ""))
+
     async def _checked(self, work: Work, messages: AsyncIterator[bytes], context: Context) -> bytes:
         """What the work gives. Raises EmbedpoolError alone."""
         try:
-            if self.service.keys and not self.service.keys.fit(_metadata(context).get("authorization", "")):
-                raise _NoKey("a key is needed: send one of the server's as the metadata `authorization: Bearer KEY`")
             return await work(messages, context)
         except VersionMismatch as error:  # between gateway and pool: nothing that the client could mend
             raise Unavailable(f"the gateway cannot use this pool: {error.message}") from error
@@ -173,6 +173,6 @@ def _metadata(context: Context) -> dict[str, str]:
 async def _abort(context: Context, status: StatusCode, error: EmbedpoolError) -> NoReturn:
     """AkiDB's texts: its own two as they are, failures behind "Embedding failed: ". When to try again is where gRPC's clients
     look for it themselves (gRFC A6)."""
-    text = error.message if isinstance(error, BadRequest | _NoKey) else f"Embedding failed: {error.message}"
+    text = error.message if isinstance(error, BadRequest) else f"Embedding failed: {error.message}"
     pause = error.retry_after_ms
     await context.abort(status, text, () if pause is None else (("grpc-retry-pushback-ms", str(pause)),))
