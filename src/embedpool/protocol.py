@@ -65,9 +65,8 @@ class Embed(_Message, frozen=True, tag="embed"):
     """Asks for one vector per text, row i at `offset + i * row_bytes(dim, dtype)` of the session's segment (shm.layout).
 
     `offset` None asks for inline vectors; `model` "" is the pool's only one; `dim` 0 is the model's own; `budget_ms` is
-    how long the answer is of use, counted from `sent_s`, the sender's CLOCK_MONOTONIC (0: from the arrival).
-    `prompt_name` is one of the model's, `prompt` any text
-    put before each text; `titles` has one per text, for prompts that take a title.
+    how long the answer is of use, counted from `sent_s`, the sender's CLOCK_MONOTONIC (0: from the arrival). `prompt_name` is
+    one of the model's, `prompt` any text put before each text; `titles` has one per text, for prompts that take a title.
     """
 
     id: Id

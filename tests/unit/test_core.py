@@ -8,6 +8,7 @@ import pytest
 
 from embedpool.protocol import Done, Failure, ModelCard, Part, Refused, Vectors
 from embedpool.router.admission import Admission
+from embedpool.router.cost import CostModel
 from embedpool.router.events import (
     CancelAsked,
     Closed,
@@ -430,6 +431,21 @@ def test_another_model_ends_all_sessions_and_retires_the_workers_of_the_one_befo
     play(made, ask(1, dim=8), 0.6)
     (action,) = play(made, finish(made, 3), 0.7)
     assert action.message == Vectors(1, 1, 8, 1, "another fingerprint", False)  # type: ignore[attr-defined]
+
+
+def test_what_the_model_before_still_computes_says_nothing_of_what_this_one_costs() -> None:
+    made = core()
+    for worker in (1, 2):
+        play(made, joined(worker), 0.0)
+    for id in (1, 2, 3):
+        play(made, ask(id), 0.1)
+    play(made, finish(made, 2), 0.15)  # known of, and not learned from yet
+    play(made, Switched(ModelCard("other", 8, 512, "another fingerprint"), made.rules, relearn=False), 0.2)
+    play(made, joined(3), 0.3)
+    job = made.workers[1].jobs[0]
+    play(made, Finished(1, Done(job.id, 3_600_000.0, (1,)), b""), 0.4)
+    made.learn()
+    assert made.cost == CostModel(512, unit_ms=0.1), "as its own worker's warm-up said"
 
 
 def test_new_rules_for_the_same_model_touch_no_session_and_no_job() -> None:

@@ -170,6 +170,7 @@ class Core:
         self.model, self.rules = event.model, event.rules
         if other or event.relearn:
             self.cost = CostModel(event.model.max_tokens)
+            self._unlearned.clear()
         if other:
             self.retries.suspects = Suspects()
             for key in list(self.sessions):
@@ -409,14 +410,15 @@ class Core:
             self.counters.late_answers += 1
             return
         self._take_back(worker, job)
-        if job.chained:
+        if job.chained and not worker.retiring:
             self.cost.learn_drag(event.done.run_ms, (now - job.began_at) * 1e3)
         if worker.jobs:
             worker.jobs[0].chained = worker.jobs[0].began_at == math.inf
             self._start_clock(worker.jobs[0], now)
         worker.jobs_done += 1
         worker.rows_done += job.rows()
-        self._unlearned.append((job, event.done))
+        if not worker.retiring:  # it may be of the model before, which costs otherwise
+            self._unlearned.append((job, event.done))
         failures: dict[int, Failure] = {}
         for failure in event.done.failures:
             failures.setdefault(failure.part, failure)
