@@ -100,7 +100,7 @@ def status(sight: Sight) -> str:
             said = f"stopping: finishing what was accepted, at most {sight.stops_within_s:.0f} s"
         case "serving" | "reloading":
             said = f"serving {sight.model} at {sight.endpoint}: {ready}"
-    if sight.phase == "serving" and sight.failed:
+    if sight.failed:
         said = f"failed, no request is answered: {sight.failed}"
     for fact in (
         f"{sight.restarts} restarts" if sight.restarts > 1 else "1 restart" if sight.restarts else "",
