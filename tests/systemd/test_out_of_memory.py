@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from embedpool import Client
-from tests.support import COMMAND, alive, read_line, router_of, wait_until, workers_of
+from tests.support import COMMAND, alive, children, read_line, router_of, serving, wait_until, workers_of
 
 MEMORY = Path("/sys/fs/cgroup/memory")  # version 1; version 2 has all in one hierarchy
 ROOM = 96 << 20  # what the pool and the one who takes memory may have on top of what the pool has
@@ -75,6 +75,16 @@ def _used(group: Path) -> int:
         if _text(group / name):
             return int(_text(group / name))
     raise AssertionError("a memory cgroup tells how much is used")
+
+
+def test_workers_offer_themselves_and_nobody_else_does() -> None:
+    with serving() as server:
+        own = _text(Path("/proc/self/oom_score_adj"))
+        of = {pid: _text(Path(f"/proc/{pid}/oom_score_adj")) for pid in (server.pid, *children(server.pid))}
+        workers = workers_of(server.pid)
+        assert len(workers) > 0
+        assert {of.pop(pid) for pid in workers} == {f"{max(500, int(own))}\n"}
+        assert set(of.values()) == {own}
 
 
 def test_the_kernel_ends_a_worker_and_the_pool_goes_on(limited: tuple[Path, Path]) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from embedpool.errors import ConfigError
-from embedpool.units.install import check_names, out_of_sight, own_command, place
+from embedpool.units.install import check, out_of_sight, own_command, place
 from embedpool.units.render import NAMES, Service, render
 
 JETSON = "jetson-gpu.conf"
@@ -40,7 +40,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     command = arguments.program or own_command()
-    check_names(command, [arguments.user, arguments.group, *arguments.client])
     service = Service(
         command=command,
         user=arguments.user,
@@ -48,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         clients=tuple(arguments.client),
         memory_max=arguments.memory_max,
     )
+    check(service)
     return _show(service, arguments.name) if arguments.action == "show" else _install(service, arguments)
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from embedpool.errors import ConfigError
-from embedpool.units.render import File
+from embedpool.units.render import File, Service
 
 Outcome: TypeAlias = Literal["written", "unchanged", "kept: yours"]
 
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # by ProtectHome and PrivateTmp, systemd.exec(5)
 PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./+-]+")  # nothing that a unit's command line reads as more than itself
+SIZE = re.compile(r"[0-9]+[KMGT%]?|infinity")
+AS_MODULE = " -P -m embedpool"
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")  # systemd's "strict mode", https://systemd.io/USER_NAMES
 
 
@@ -32,7 +34,7 @@ class Placed:
 def own_command() -> str:
     """How a unit starts the embedpool that runs now: its script, or its module where it has none."""
     script = Path(sys.prefix, "bin", "embedpool")
-    return str(script) if script.exists() else f"{sys.executable} -P -m embedpool"
+    return str(script) if script.exists() else f"{sys.executable}{AS_MODULE}"
 
 
 def out_of_sight(command: str) -> str:
@@ -49,11 +51,14 @@ def out_of_sight(command: str) -> str:
     return ""
 
 
-def check_names(command: str, names: Sequence[str]) -> None:
+def check(service: Service) -> None:
     """Raises ConfigError for what cannot stand in a unit file as it is."""
-    if not all(PLAIN_PATH.fullmatch(word) or word in ("-P", "-m", "embedpool") for word in command.split()):
+    command = service.command
+    if not PLAIN_PATH.fullmatch(command.removesuffix(AS_MODULE)):
         raise ConfigError(f"{command!r} is no path that a unit can hold as it is: give --program another one")
-    for name in names:
+    if not SIZE.fullmatch(service.memory_max):
+        raise ConfigError(f"{service.memory_max!r} is no size: 6G, 80% or infinity")
+    for name in (service.user, service.group, *service.clients):
         if not USER.fullmatch(name):
             raise ConfigError(f"{name!r} is no name of a user or group")
 
