@@ -94,6 +94,10 @@ def test_a_client_service_of_another_user_in_the_group_maps_its_vectors_and_cann
     assert answer["answer"]["listed"] is False
 
 
+def test_a_client_service_whose_users_are_its_own_is_answered_too(found: dict[str, Any]) -> None:
+    _embedded(found["client with users of its own"])
+
+
 def test_a_user_outside_the_group_is_refused_and_told_why(found: dict[str, Any]) -> None:
     assert found["client outside"]["status"] == 1
     assert "no permission to look into /run/embedpool: ask for membership in the group" in found["client outside"]["err"]
