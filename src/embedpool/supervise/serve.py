@@ -11,6 +11,8 @@ from embedpool.config import Config, is_tmpfs
 from embedpool.models.spec import ModelSpec
 from embedpool.supervise.cores import CorePlan, plan, read_machine
 from embedpool.supervise.gateways import Gateways
+from embedpool.supervise.notices import Sight
+from embedpool.supervise.notify import Notify
 from embedpool.supervise.place import Place, enter
 from embedpool.supervise.resolving import Resolving
 from embedpool.supervise.slots import Generation
@@ -35,16 +37,19 @@ def serve(
     owner_fd: int = -1,
     programs: Programs | None = None,
     load: Callable[[], Config] | None = None,
+    notify: Notify | None = None,
 ) -> int:
     """Runs a pool until it is told to stop; returns the exit status.
 
     Raises ConfigError, AlreadyRunning and ModelError before any worker is started. SIGTERM and SIGINT stop it: with a drain
     once it serves, at once before. SIGHUP has it serve what `load` gives then (supervise.reload). `owner_fd` ends it when the
-    other end is closed.
+    other end is closed. `notify` is told how things stand, from the first moment on.
     """
-    stop = _Stop()
+    stop, notify = _Stop(), notify or Notify()
+    preparing = Sight(phase="preparing", model=config.model)
     with stop.installed(), _place(config, stop) as place, closing(Gateways(config, warn)) as gateways:
-        model = Resolving(config).spec()
+        notify.tell(preparing)
+        model = Resolving(config).spec(lambda: notify.tell(preparing))
         if place.found:
             warn(place.found)
         if config.endpoint_url().startswith("ipc://") and not is_tmpfs(place.path):
@@ -52,7 +57,7 @@ def serve(
         cores = plan(read_machine(), config.workers, config.threads_per_worker)
         started = Started(config.endpoint_url(), model, cores, gateways.url, gateways.grpc_url)
         supervisor = Supervisor(Generation(config, model, cores), place, lambda: on_ready(started), load, gateways)
-        supervisor.owner_fd = owner_fd
+        supervisor.owner_fd, supervisor.notify = owner_fd, notify
         supervisor.programs = programs or Programs()
         return supervisor.run()
 

@@ -31,6 +31,7 @@ class Slot:
     due_at: float | None = 0.0
     restarts: Restarts = field(default_factory=Restarts)
     killed_for: str = ""
+    ended: str = ""  # how the last child ended
     relieves: Slot | None = None
     leaving: bool = False
     heard_at: float = 0.0  # of the router: when it last said anything

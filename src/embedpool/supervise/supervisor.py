@@ -33,6 +33,7 @@ from embedpool.lifeline import adopt_orphans
 from embedpool.supervise import watch
 from embedpool.supervise.forks import ForkFailed, Forks
 from embedpool.supervise.gateways import Gateways, arguments
+from embedpool.supervise.notify import Notify
 from embedpool.supervise.place import Place
 from embedpool.supervise.policy import LONGEST_WAIT_S, Restarts
 from embedpool.supervise.processes import end, end_strays, record, spawn
@@ -76,16 +77,21 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.reload = Reload(self, load)
         self.stop_at: float | None = None  # draining until then
+        self.notify = Notify()  # nobody, until somebody else is put here
+        self.was_ready = False
+        self.failed = ""
         self._on_ready = on_ready
         self._link: socket.socket | None = None
         self._spawned = 0
-        self._was_ready = False
-        self._failed = ""
         self._stopped = False
 
     @property
     def config(self) -> Config:
         return self.serving.config
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopped or self.stop_at is not None
 
     def run(self) -> int:
         """Returns the exit status: 0 after a clean stop, 1 when the pool failed."""
@@ -112,9 +118,11 @@ class Supervisor:
                 signal.signal(number, handler)
             for end_of in (wake, wake_end):
                 end_of.close()
-        if self._failed:
-            log.error("the pool failed: %s", self._failed)
-        return 1 if self._failed else 0
+        if self.failed:
+            log.error("the pool failed: %s", self.failed, extra={"event": "failed", "reason": self.failed})
+        else:
+            log.info("stopped", extra={"event": "stopped"})
+        return 1 if self.failed else 0
 
     # ── starting ──
 
@@ -160,8 +168,8 @@ class Supervisor:
                 slot.child.kill()  # what it had in hand is asked for again; the new router need not know it
             else:
                 self._tell_of(slot)
-        if self._failed:
-            self.say(control.GivenUp(self._failed))
+        if self.failed:
+            self.say(control.GivenUp(self.failed))
         if self.stop_at is not None:
             self._drain()
 
@@ -174,7 +182,7 @@ class Supervisor:
             slot.ready = slot.child is not None and os.read(fd, 1) == b"1"
             os.close(fd)
             if slot.ready:
-                slot.restarts.ready(time.monotonic())
+                self._is_ready(slot, time.monotonic())
                 self._first_ready()
 
         self.selector.register(ready, selectors.EVENT_READ, spoke)
@@ -260,8 +268,7 @@ class Supervisor:
             case control.Alive():
                 pass
             case control.Bound():
-                self.router.ready = True
-                self.router.restarts.ready(now)
+                self._is_ready(self.router, now)
             case control.CannotBind():
                 self.router.killed_for = note.reason
             case control.WorkDone():
@@ -277,8 +284,7 @@ class Supervisor:
         assert slot.child is not None
         match note:
             case control.WorkerJoined():
-                slot.ready = True
-                slot.restarts.ready(now)
+                self._is_ready(slot, now)
                 self._first_ready()
                 self.reload.joined(slot)
                 if slot.relieves is not None:
@@ -292,10 +298,17 @@ class Supervisor:
                 slot.killed_for = note.reason
                 slot.child.kill()
 
+    def _is_ready(self, slot: Slot, now: float) -> None:
+        assert slot.child is not None
+        slot.ready = True
+        slot.restarts.ready(now)
+        ready = {"event": "ready", "child": slot.name, "child_pid": slot.child.pid, "restarts": slot.restarts.total}
+        log.info("%s is ready (process %d)", slot.name, slot.child.pid, extra=ready)
+
     def _first_ready(self) -> None:
         serves = any(slot.ready for slot in self.workers) and all(slot.ready for slot in self._gateways)
-        if serves and not self._was_ready:
-            self._was_ready = True
+        if serves and not self.was_ready:
+            self.was_ready = True
             self._on_ready()
 
     def retire(self, slot: Slot) -> None:
@@ -329,8 +342,8 @@ class Supervisor:
         assert slot.child is not None
         self.selector.unregister(slot.child)
         how = slot.child.reap()
-        reason = slot.killed_for or how
-        slot.child, slot.ready = None, False
+        reason = slot.ended = slot.killed_for or how
+        pid, slot.child, slot.ready = slot.child.pid, None, False
         self._record()
         begun = slot.take_record()
         if self._stopped:
@@ -342,7 +355,9 @@ class Supervisor:
         if slot in self._gateways and self.stop_at is not None:
             self._drain()
             return
+        ended: dict[str, object] = {"event": "ended", "child": slot.name, "child_pid": pid, "reason": reason}
         if slot.leaving or self._is_outdated(slot):
+            log.info("%s has left (process %d)", slot.name, pid, extra=ended)
             self._left(slot)
             return
         alone = not any(other.ready for other in self.workers)
@@ -352,10 +367,11 @@ class Supervisor:
         if wait_s is None and slot in self._gateways:
             wait_s = LONGEST_WAIT_S  # the pool serves without it
         if wait_s is None:
-            log.error("%s ended (%s) on every try to start it", slot.name, reason)
+            log.error("%s ended (%s) on every try to start it", slot.name, reason, extra=ended)
             self._give_up(slot, reason)
         else:
-            log.warning("%s ended (%s): starting it again in %.1f s", slot.name, reason, wait_s)
+            ended["again_in_s"] = wait_s
+            log.warning("%s ended (%s): starting it again in %.1f s", slot.name, reason, wait_s, extra=ended)
             slot.due_at = time.monotonic() + wait_s
 
     def _is_outdated(self, slot: Slot) -> bool:
@@ -383,7 +399,7 @@ class Supervisor:
         """A worker of the generation that serves is started in this place, whatever kept one of the generation before away."""
         slot.generation, slot.cores = self.serving, self.serving.plan.workers[slot.index]
         slot.leaving, slot.due_at, slot.restarts = False, time.monotonic(), Restarts(total=slot.restarts.total)
-        self._failed = ""
+        self.failed = ""
 
     def _lose_forks(self, generation: Generation) -> None:
         if generation.forks is not None:
@@ -406,9 +422,9 @@ class Supervisor:
         others = [s for s in self.workers if s.child is not None or s.due_at is not None]
         if slot is not self.router and others:
             return  # the pool goes on with fewer workers
-        self._failed = f"{slot.name} ended ({reason}) each time it was started"
-        self.say(control.GivenUp(self._failed))
-        if slot is self.router or not self._was_ready:
+        self.failed = f"{slot.name} ended ({reason}) each time it was started"
+        self.say(control.GivenUp(self.failed))
+        if slot is self.router or not self.was_ready:
             self._stopped = True
 
     def _signalled(self, wake: socket.socket) -> None:
@@ -419,10 +435,11 @@ class Supervisor:
                 self.reload.asked()
 
     def _stop(self) -> None:
-        if self.stop_at is not None or self._link is None or not self._was_ready:
+        if self.stop_at is not None or self._link is None or not self.was_ready:
             self._stopped = True  # the second signal, or nothing to drain
             return
-        log.info("stopping: finishing what was accepted, at most %.0f s", self.config.drain_s)
+        most_s = self.config.drain_s
+        log.info("stopping: finishing what was accepted, at most %.0f s", most_s, extra={"event": "stopping"})
         self.stop_at = time.monotonic() + self.config.drain_s
         for slot in self._gateways:
             if slot.child is not None:
@@ -442,7 +459,7 @@ class Supervisor:
     def _check_times(self) -> None:
         now = time.monotonic()
         if self.stop_at is not None and now >= self.stop_at:
-            log.warning("stopping with requests open: they were not done within drain_s")
+            log.warning("stopping with requests open: they were not done within drain_s", extra={"event": "cut off"})
             self._stopped = True
         for slot in self._slots:
             reason = self._overdue(slot, now)
@@ -453,6 +470,7 @@ class Supervisor:
             if watch.is_too_large(slot, self.config.max_worker_rss_mb, now):
                 self.relieve(slot)
         self.reload.go_on()
+        self.notify.tell(watch.sight(self, now))
 
     def _overdue(self, slot: Slot, now: float) -> str:
         if slot is self.router:
