@@ -156,9 +156,14 @@ def _quota(made: Chosen) -> str:
         )
     if not made.bounded:
         return f"{said}, more than the workers can use."
+    left = (
+        f"{_of(quota.cpus - used)} {'remains' if quota.cpus - used == 1 else 'remain'}"
+        if quota.cpus > used
+        else "Nothing remains"
+    )
     return (
         f"{said}: workers that could use more would all be stopped for the rest of each period (usually of 100 ms)."
-        f" {_of(quota.cpus - used)} {'remains' if quota.cpus - used <= 1 else 'remain'} for the router and others."
+        f" {left} for the router and others."
     )
 
 
@@ -175,6 +180,8 @@ def _nodes(made: Chosen) -> str:
 
 def _workers(made: Chosen) -> str:
     many, most = _many(made.count, "worker"), max(made.most, 1)
+    if not made.asked and made.bounded:
+        return f"{many}: as many as the quota has time for."
     if not made.asked:
         return f"{many}: one per {'core' if made.threads == 1 else f'{made.threads} cores'}, as many as fit."
     if made.count == most:
