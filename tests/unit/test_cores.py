@@ -4,14 +4,18 @@ machines built here, and for trees of /proc and /sys of whole machines (tests/fi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from rich.console import Console
 
+from embedpool.cli.cores import document, show, spoken
 from embedpool.supervise.cores import CorePlan, in_place, plan
 from embedpool.supervise.machine import read_machine
 from embedpool.supervise.topology import Bounds, Cpu, Machine, Quota, cpus_of, spelled
@@ -230,6 +234,35 @@ def test_a_worker_whose_cores_are_in_the_new_plan_keeps_its_place() -> None:
 
 def test_workers_that_share_cores_keep_their_places_too() -> None:
     assert in_place(plan(_virtual(), 4, 1), ((1,), (1,), (0,))).workers == ((1,), (1,), (0,), (0,))
+
+
+# ── what `embedpool cores` shows ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", trees.names())
+def test_every_machine_is_shown_in_80_columns_with_every_cpu_and_reason(name: str, threads: int) -> None:
+    machine = _read(name)
+    made = plan(machine, 0, threads)
+    console = Console(width=80, highlight=False, file=StringIO(), record=True)
+    show(machine, made, console)
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert len(shown.splitlines()) <= 45
+    for choice in made.choices:
+        assert choice.about in shown
+    told = document(machine, made)
+    assert [tuple(group) for group in told["workers"]] == list(made.workers)
+    assert {cpu["cpu"] for cpu in told["cpus"]} == machine.bounds.usable
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_workers_are_named_by_their_cpus_in_a_line() -> None:
+    assert spoken(plan(_machine(range(4)), 0, 1)) == "4, on 1 CPU each: 0-3"
+    assert spoken(plan(_machine(range(4)), 0, 2)) == "2, on 2 CPUs each: 0-1 | 2-3"
+    assert spoken(plan(_machine(range(2)), 3, 1)) == "3, on 1 CPU each: 0 | 1 | 0"
+    assert spoken(plan(_machine(range(64)), 0, 2)) == "32, on 2 CPUs each: 0-63"
+    assert spoken(plan(_machine(range(4)), 0, 1, pin=False)) == "4, on any CPU"
 
 
 # ── lists ────────────────────────────────────────────────────────────────────────────────────────────────────────────

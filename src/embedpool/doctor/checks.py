@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from embedpool import __version__
-from embedpool.client.sync import SEGMENT_BYTES
 from embedpool.config import LONGEST_SOCKET_PATH
 from embedpool.doctor.facts import Check, Directory, Facts
 from embedpool.doctor.machine_checks import machine_checks
 from embedpool.router.descriptors import Descriptors, limit_of
-from embedpool.supervise.place import WORKERS
 
 MODEL_BYTES = 3_000_000_000  # a model of 300 million parameters in fp32, and what is prepared from it
 LITTLE_BYTES = 200_000_000  # a small model, and what is prepared from it
@@ -130,11 +128,13 @@ def shared_memory(facts: Facts) -> Check:
     if not place.tmpfs:
         mend = "--runtime-dir on a tmpfs: /run or /dev/shm"
         return Check(name, "warn", f"{said}; no tmpfs", "vectors are written to the disk too", mend)
-    if free < min(SEGMENT_BYTES, most):
-        return Check(name, "bad", said, f"no client gets its {_size(SEGMENT_BYTES)}: vectors go through the socket", larger)
+    if free < min(facts.segment_bytes, most):
+        return Check(
+            name, "bad", said, f"no client gets its {_size(facts.segment_bytes)}: vectors go through the socket", larger
+        )
     if free < most:
-        count = free // SEGMENT_BYTES
-        costs = f"after {count} clients with {_size(SEGMENT_BYTES)} each the next one's vectors go through the socket"
+        count = free // facts.segment_bytes
+        costs = f"after {count} clients with {_size(facts.segment_bytes)} each the next one's vectors go through the socket"
         return Check(name, "warn", said, costs, f"{larger}; or --max-shm-bytes {free // 2}")
     return Check(name, "ok", said)
 
@@ -164,9 +164,7 @@ def processes(facts: Facts) -> Check:
 
 
 def socket_path(facts: Facts) -> Check:
-    name, url = "socket path", facts.config.endpoint_url()
-    paths = [f"{facts.runtime_dir.path}/{WORKERS}", *([url.removeprefix("ipc://")] if url.startswith("ipc://") else [])]
-    longest = max(len(path.encode()) for path in paths)
+    name, longest = "socket path", max(len(path.encode()) for path in facts.sockets)
     said = f"{longest} of {LONGEST_SOCKET_PATH} bytes"
     if longest > LONGEST_SOCKET_PATH:
         return Check(name, "bad", said, "it cannot be bound", "a shorter --runtime-dir")

@@ -97,7 +97,8 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All that is judged. `kernel`: what the pool needs of it, and why that cannot be had, "" where it can."""
+    """All that is judged. `kernel`: what the pool needs of it, and why that cannot be had, "" where it can.
+    `sockets`: the paths that a pool binds. `segment_bytes`: what a usual client asks for."""
 
     config: Config
     machine: Machine
@@ -116,5 +117,7 @@ class Facts:
     runtime: Runtime
     runtime_dir: Directory
     cache: Directory
+    sockets: tuple[str, ...]
+    segment_bytes: int
     left: Left
     pool: Pool | None

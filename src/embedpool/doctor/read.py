@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedpool.client.sync import SEGMENT_BYTES
 from embedpool.config import SOCKET, Config, is_tmpfs
 from embedpool.doctor.facts import Directory, Facts, Frequency, Left, Neighbours
 from embedpool.doctor.probe import clock_ns, kernel_needs, running_pool, runtime
@@ -18,7 +19,7 @@ from embedpool.models.cache import cpu_features
 from embedpool.supervise.cgroups import groups, text, throttled
 from embedpool.supervise.cores import plan
 from embedpool.supervise.machine import CPUS, read_machine
-from embedpool.supervise.place import LOCK, SEGMENTS
+from embedpool.supervise.place import LOCK, SEGMENTS, WORKERS
 
 MEASURED_S = 0.5
 ROOT = Path("/")
@@ -47,6 +48,8 @@ def read_facts(config: Config) -> Facts:
         runtime=runtime(),
         runtime_dir=directory(place, private=True),
         cache=directory(config.cache_path(), private=False),
+        sockets=sockets(config),
+        segment_bytes=SEGMENT_BYTES,
         left=left(place, text(ROOT / "proc/locks")),
         pool=pool.facts if pool is not None else None,
     )
@@ -132,6 +135,12 @@ def _used(pids: tuple[int, ...]) -> int:
 
 
 # ── places ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def sockets(config: Config) -> tuple[str, ...]:
+    """The paths that a pool with these settings binds."""
+    workers, url = str(config.runtime_path() / WORKERS), config.endpoint_url()
+    return (workers, url.removeprefix("ipc://")) if url.startswith("ipc://") else (workers,)
 
 
 def existing(path: Path) -> Path:
