@@ -126,6 +126,18 @@ def test_a_worker_whose_core_is_gone_is_replaced_by_one_on_another_core(tmp_path
         assert all(worker["restarts"] == 0 for worker in state(pool.client)["workers"])  # type: ignore[attr-defined]
 
 
+def test_a_worker_whose_pin_the_kernel_has_taken_is_replaced_by_one_that_is_pinned(tmp_path: Path) -> None:
+    """As after a core that went and came back between two looks, or a cpuset that changed and left the plan as it was."""
+    with changing(tmp_path) as pool:
+        pool.settled([TWO[0]], [TWO[1]])
+        time.sleep(5.0)  # it was seen on its core
+        first, second = workers_of(pool.pid)
+        with Asking(pool.client.endpoint, same_384, threads=2):
+            os.sched_setaffinity(first, MINE)
+            pool.settled([TWO[0]], [TWO[1]])
+        assert first not in workers_of(pool.pid) and second in workers_of(pool.pid)
+
+
 def test_a_worker_that_starts_when_its_core_has_just_gone_runs_unpinned_instead_of_never(tmp_path: Path) -> None:
     with changing(tmp_path) as pool:
         pool.settled([TWO[0]], [TWO[1]])

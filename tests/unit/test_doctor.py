@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -17,7 +18,19 @@ from embedpool.cli.main import main
 from embedpool.config import Config
 from embedpool.doctor.checks import checks
 from embedpool.doctor.facts import Check, Directory, Facts, Frequency, Left, Neighbours, Pool, Runtime
-from embedpool.doctor.read import Ticks, chosen, directory, existing, frequency, holder, left, pressure, processes_free, ticks
+from embedpool.doctor.read import (
+    Ticks,
+    chosen,
+    descriptors,
+    directory,
+    existing,
+    frequency,
+    holder,
+    left,
+    pressure,
+    processes_free,
+    ticks,
+)
 from embedpool.supervise.cores import plan
 from embedpool.supervise.topology import Bounds, Cpu, Machine, Quota
 from tests.fixtures.trees import write
@@ -140,6 +153,11 @@ def test_every_check_can_be_wrong_but_the_one_that_says_that_nothing_matters() -
     assert {row[0] for row in WRONG} == {check.name for check in checks(_facts())} - {"huge pages"}
 
 
+def test_every_check_is_explained_in_the_guide() -> None:
+    guide = (Path(__file__).parents[2] / "docs/cores.md").read_text()
+    assert [check.name for check in checks(_facts()) if f"| {check.name} |" not in guide] == []
+
+
 def test_powersave_is_no_fault_of_a_driver_that_chooses_the_frequency_by_itself() -> None:
     frequency = replace(FREQUENCY, governors=("powersave",), driver="intel_pstate", preference="balance_performance")
     assert _check("CPU frequency", _facts(frequency=frequency)).verdict == "ok"
@@ -216,6 +234,12 @@ def test_the_ticks_of_all_processors_are_told_apart() -> None:
 def test_the_last_minutes_pressure_is_read_where_there_is_any() -> None:
     assert pressure("some avg10=1.00 avg60=12.50 avg300=3.00 total=9\nfull avg10=0.00 avg60=4.00 total=0\n") == 12.5
     assert pressure("") is None
+
+
+def test_the_descriptors_of_a_process_are_its_soft_limit_and_else_our_own() -> None:
+    limits = "Limit            Soft Limit   Hard Limit   Units\nMax open files   1024         4096         files\n"
+    assert descriptors(limits) == 1024
+    assert descriptors("") == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def test_the_chosen_word_of_a_line_is_that_in_brackets() -> None:

@@ -203,6 +203,17 @@ def test_a_path_outside_of_what_is_mounted_is_taken_for_the_mounts_root(tmp_path
     assert read_quota(write(tmp_path, files)) == Quota(2.0, "/docker/abc")
 
 
+def test_another_process_has_a_group_and_a_mask_of_its_own(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/shell",
+        "proc/7/cgroup": "0::/pool",
+        "proc/7/status": "Cpus_allowed_list: 2-3",
+        "sys/fs/cgroup/pool/cpu.max": "100000 100000",
+    }
+    bounds = read_bounds(write(tmp_path, V2 | files | _allowed("0-3")), process="7")
+    assert (bounds.affinity, bounds.quota) == ({2, 3}, Quota(1.0, "/pool"))
+
+
 # ── cpusets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

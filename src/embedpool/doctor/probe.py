@@ -98,7 +98,8 @@ class Running:
 
 def running_pool(endpoint: str) -> Running | None:
     """The pool that answers there within ANSWER_S; None where none does."""
-    began = time.monotonic()
+    if endpoint.startswith("ipc://") and not Path(endpoint.removeprefix("ipc://")).exists():
+        return None
     try:
         with Client(endpoint, segment_bytes=0, connect_timeout_s=ANSWER_S) as client:
             began = time.monotonic()

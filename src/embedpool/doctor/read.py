@@ -26,20 +26,23 @@ ROOT = Path("/")
 
 
 def read_facts(config: Config) -> Facts:
-    """Everything, for a pool with these settings, of this process's user and limits."""
-    machine = read_machine()
-    numbers = sorted(machine.bounds.usable)
+    """Everything, for a pool with these settings: what the one that runs may use, else what this process may."""
     place, pool = config.runtime_path(), running_pool(config.endpoint_url())
+    found = left(place, text(ROOT / "proc/locks"))
+    # Its number means the same here only if the lock's holder has it too, and not where it runs in another container.
+    process = str(found.holder) if pool is not None and found.holder == pool.pids[0] else "self"
+    machine = read_machine(process=process)
+    numbers = sorted(machine.bounds.usable)
     return Facts(
         config=config,
         machine=machine,
         plan=plan(machine, config.workers, config.threads_per_worker, config.pin),
-        throttled=throttled(),
+        throttled=throttled(ROOT, process),
         frequency=frequency(ROOT, numbers),
         neighbours=neighbours(pool.pids if pool is not None else ()),
         huge_pages=chosen(text(ROOT / "sys/kernel/mm/transparent_hugepage/enabled")),
-        descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        processes_free=processes_free(ROOT),
+        descriptors=descriptors(text(ROOT / "proc" / process / "limits")),
+        processes_free=processes_free(ROOT, process),
         clock=text(ROOT / "sys/devices/system/clocksource/clocksource0/current_clocksource").strip(),
         clock_ns=clock_ns(),
         kernel=kernel_needs(existing(place)),
@@ -50,7 +53,7 @@ def read_facts(config: Config) -> Facts:
         cache=directory(config.cache_path(), private=False),
         sockets=sockets(config),
         segment_bytes=SEGMENT_BYTES,
-        left=left(place, text(ROOT / "proc/locks")),
+        left=found,
         pool=pool.facts if pool is not None else None,
     )
 
@@ -70,13 +73,19 @@ def frequency(root: Path, cpus: list[int]) -> Frequency | None:
     return Frequency(governors, driver, preference, min(least, default=0), min(allowed), max(highest))
 
 
-def processes_free(root: Path) -> int | None:
+def processes_free(root: Path, process: str = "self") -> int | None:
     """How many more processes the cgroups allow; None without a limit."""
     free = []
-    for group in groups(root, "pids"):
+    for group in groups(root, "pids", process):
         most, now = text(group.path / "pids.max").strip(), text(group.path / "pids.current").strip()
         free += [int(most) - int(now)] if most.isdecimal() and now.isdecimal() else []
     return min(free, default=None)
+
+
+def descriptors(limits: str) -> int:
+    """How many a process may have open, by its /proc/PID/limits; this one where another user's cannot be read."""
+    found = re.search(r"^Max open files +(\d+)", limits, re.MULTILINE)
+    return int(found.group(1)) if found else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def chosen(line: str) -> str:

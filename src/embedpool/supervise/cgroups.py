@@ -1,4 +1,4 @@
-"""What cgroups grant this process: CPU time and CPUs, of its own group and all above it, in both versions of the interface.
+"""What cgroups grant a process: CPU time and CPUs, of its own group and all above it, in both versions of the interface.
 
 Where a hierarchy is mounted, and which part of it, is read from mountinfo: under Docker without a cgroup namespace the mount
 shows the container's group as its root while /proc/self/cgroup names it from the host's (cgroups(7), cgroup_namespaces(7)).
@@ -21,22 +21,22 @@ class Group:
     name: str
 
 
-def groups(root: Path, controller: str) -> list[Group]:
-    """This process's own group first, then those above it, of version 2 and, for this controller, of version 1."""
-    ways = (_way(root, "", "cgroup2"), _way(root, controller, "cgroup"))
+def groups(root: Path, controller: str, process: str = "self") -> list[Group]:
+    """The process's own group first, then those above it, of version 2 and, for this controller, of version 1."""
+    ways = (_way(root, "", "cgroup2", process), _way(root, controller, "cgroup", process))
     return [group for way in ways for group in way]
 
 
-def read_quota(root: Path = Path("/")) -> Quota | None:
+def read_quota(root: Path = Path("/"), process: str = "self") -> Quota | None:
     """The least that any of the groups grants; None without a limit."""
-    found = [Quota(cpus, group.name) for group in groups(root, "cpu") if (cpus := _limit(group.path)) is not None]
+    found = [Quota(cpus, group.name) for group in groups(root, "cpu", process) if (cpus := _limit(group.path)) is not None]
     return min(found, key=lambda quota: quota.cpus, default=None)
 
 
-def read_cpuset(root: Path = Path("/")) -> frozenset[int] | None:
+def read_cpuset(root: Path = Path("/"), process: str = "self") -> frozenset[int] | None:
     """The CPUs that all of the groups allow; None where none says anything."""
     allowed: frozenset[int] | None = None
-    for group in groups(root, "cpuset"):
+    for group in groups(root, "cpuset", process):
         # "effective" is what the kernel makes of the group's wish and of those above it; version 1 has it since Linux 3.17.
         for name in ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"):
             cpus = _cpus(group.path / name)
@@ -46,10 +46,10 @@ def read_cpuset(root: Path = Path("/")) -> frozenset[int] | None:
     return allowed
 
 
-def throttled(root: Path = Path("/")) -> float:
+def throttled(root: Path = Path("/"), process: str = "self") -> float:
     """The share of periods, since the group was made, in which a limit stopped it: the greatest of all groups; 0 without."""
     shares = [0.0]
-    for group in groups(root, "cpu"):
+    for group in groups(root, "cpu", process):
         counts = dict(line.split()[:2] for line in text(group.path / "cpu.stat").splitlines() if len(line.split()) == 2)
         if int(counts.get("nr_periods", 0)):
             shares.append(int(counts.get("nr_throttled", 0)) / int(counts["nr_periods"]))
@@ -64,8 +64,8 @@ def text(path: Path) -> str:
         return ""
 
 
-def _way(root: Path, controller: str, kind: str) -> list[Group]:
-    own, mount = _own(root, controller), _mount(root, controller, kind)
+def _way(root: Path, controller: str, kind: str, process: str) -> list[Group]:
+    own, mount = _own(root, controller, process), _mount(root, controller, kind)
     if own is None or mount is None:
         return []
     point, shown = mount
@@ -79,9 +79,9 @@ def _way(root: Path, controller: str, kind: str) -> list[Group]:
     ]
 
 
-def _own(root: Path, controller: str) -> str | None:
-    """The path of this process's group: of the controller's hierarchy in version 1, "" is version 2's."""
-    for line in text(root / "proc/self/cgroup").splitlines():
+def _own(root: Path, controller: str, process: str) -> str | None:
+    """The path of the process's group, as we see it: in the hierarchy of the controller in version 1; "" is version 2's."""
+    for line in text(root / "proc" / process / "cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if (number == "0" and not controllers) if not controller else controller in controllers.split(","):

@@ -17,17 +17,17 @@ CPUS = "sys/devices/system/cpu"
 LARGEST = 1024  # a capacity (Documentation/scheduler/sched-capacity.rst of Linux)
 
 
-def read_bounds(root: Path = Path("/"), count: int = 0) -> Bounds:
-    """What this process may use now. `count` is how many CPUs there are where neither /proc nor /sys says."""
+def read_bounds(root: Path = Path("/"), count: int = 0, process: str = "self") -> Bounds:
+    """What the process may use now. `count` is how many CPUs there are where neither /proc nor /sys says."""
     # Not os.sched_getaffinity: it leaves out what is offline just now, and knows nothing of a recorded tree.
-    affinity = _listed(_field(text(root / "proc/self/status"), "Cpus_allowed_list"))
+    affinity = _listed(_field(text(root / "proc" / process / "status"), "Cpus_allowed_list"))
     online = _listed(text(root / CPUS / "online")) or affinity or frozenset(range(count or os.cpu_count() or 1))
-    return Bounds(online, affinity, read_cpuset(root), read_quota(root))
+    return Bounds(online, affinity, read_cpuset(root, process), read_quota(root, process))
 
 
-def read_machine(root: Path = Path("/"), count: int = 0) -> Machine:
-    """The machine that this process runs on, as far as it may use it."""
-    bounds = read_bounds(root, count)
+def read_machine(root: Path = Path("/"), count: int = 0, process: str = "self") -> Machine:
+    """The machine that the process runs on, as far as it may use it."""
+    bounds = read_bounds(root, count, process)
     numbers = sorted(bounds.usable)
     nodes, speeds = _nodes(root), _capacities(root, numbers)
     cpus = tuple(_cpu(root, number, nodes.get(number, 0), speeds[number]) for number in numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from embedpool.supervise.topology import Machine, spelled
@@ -121,7 +122,9 @@ def _slow(made: Chosen) -> str:
     capacities = {cpu.number: cpu.capacity for cpu in made.machine.cpus}
     fast = sum(capacities[cpu] for cpu in made.cores if cpu not in made.slow)
     more, used = sum(capacities[cpu] for cpu in made.slow) / fast, not set(made.slow) <= set(made.rest)
-    said = f"CPUs {spelled(made.slow)} have {made.share:.2f} of the fastest one's capacity, below the 0.6 of a worker's core"
+    said = (
+        f"{_named(made.slow, 'has', 'have')} {made.share:.2f} of the fastest one's capacity, below the 0.6 of a worker's core"
+    )
     if used:
         return said + ": they are used since more workers are asked for than the fast cores hold."
     return (
@@ -205,8 +208,14 @@ def _rest(made: Chosen) -> str:
     if not made.pinned:
         return said + " either."
     if made.rest:
-        return f"{said}: CPUs {spelled(made.rest)} have no worker, and the kernel puts them there when workers are busy."
+        return f"{said}: {_named(made.rest, 'has', 'have')} no worker, and the kernel puts them there when workers are busy."
     return said + ": no CPU is left over, so they share those of the workers."
+
+
+def _named(cpus: Collection[int], one: str, several: str) -> str:
+    """The CPUs, with the verb's form for them."""
+    many = len(set(cpus)) > 1
+    return f"CPU{'s' * many} {spelled(cpus)} {several if many else one}"
 
 
 def _many(count: int, what: str) -> str:
