@@ -197,6 +197,13 @@ def test_slow_cores_are_used_before_any_is_shared_when_more_workers_are_asked_fo
     assert "share cores" in plan(little, 5, 1).reason
 
 
+def test_a_worker_of_several_threads_is_never_given_too_few_slow_cores() -> None:
+    little = _with(_machine(range(5)), capacity=[400, 1024, 1024, 1024, 1024])
+    made = plan(little, 3, 2)
+    assert made.workers == ((1, 2), (3, 4), (1, 2))
+    assert "share cores" in made.reason
+
+
 def test_what_a_slow_core_would_add_and_cost_is_said() -> None:
     made = plan(_with(_machine(range(4)), capacity=[512, 512, 1024, 1024]), 0, 1)
     assert "2.0 times as long" in _why(made, "slow cores") and "at most 50%" in _why(made, "slow cores")

@@ -60,7 +60,7 @@ def plan(machine: Machine, workers: int, threads: int, pin: bool = True) -> Core
     wide = threads > len(fast)  # one worker then takes all there are
     width = min(threads, len(cores))
     home, groups = _groups(sorted(cores, key=lambda cpu: -cpu.capacity) if wide else fast, width)
-    more = [] if wide else _groups(slow, min(width, len(slow)))[1]
+    more = _groups(slow, width)[1] if not wide and len(slow) >= width else []
     most = len(groups)
     if machine.quota is not None:
         most = min(most, floor(machine.quota.cpus) // threads)
@@ -113,8 +113,6 @@ def _physical(machine: Machine) -> list[Cpu]:
 
 def _groups(cores: Sequence[Cpu], width: int) -> tuple[str, list[Group]]:
     """As many groups of `width` cores as the smallest kind of home that holds one of them gives, and that kind's name."""
-    if not cores:
-        return "machine", []
     for name, key in LEVELS:
         groups = [part[at : at + width] for part in _parts(cores, key) for at in range(0, len(part) - width + 1, width)]
         if groups:
