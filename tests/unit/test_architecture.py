@@ -72,6 +72,9 @@ PLACES = {
 PURE = [
     "client/arena.py",
     "client/core.py",
+    "doctor/checks.py",
+    "doctor/facts.py",
+    "doctor/machine_checks.py",
     "errors.py",
     "integrations/similarity.py",
     "protocol.py",
@@ -91,8 +94,11 @@ PURE = [
     "shm/layout.py",
     "shm/room.py",
     "shm/rows.py",
+    "supervise/cores.py",
     "supervise/notices.py",
     "supervise/policy.py",
+    "supervise/reasons.py",
+    "supervise/topology.py",
     "worker/batching.py",
     "worker/formats.py",
 ]

@@ -82,10 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
 def ready_line(started: Started, seconds: float) -> str:
     """What `serve` says when the first answer could be given."""
     model = started.model
-    cores = ", ".join("+".join(map(str, group)) for group in started.plan.workers)
-    count = len(started.plan.workers)
+    cores, count = ", ".join("+".join(map(str, group)) for group in started.plan.workers), len(started.plan.workers)
+    where = f"on core{'s' * (count != 1)} {cores}" if started.plan.pinned else "not pinned"
     also = "".join(f" and {url}" for url in (started.http, started.grpc) if url)
     return (
         f"ready after {seconds:.1f} s: {model.name} ({model.dim} dimensions) at {started.endpoint}{also},"
-        f" {count} worker{'s' * (count != 1)} on core{'s' * (count != 1)} {cores}"
+        f" {count} worker{'s' * (count != 1)} {where}"
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from embedpool import control
 from embedpool.config import Config
 from embedpool.errors import ConfigError, EmbedpoolError, ModelError
-from embedpool.supervise.cores import plan, read_machine
+from embedpool.supervise.replan import planned
 from embedpool.supervise.resolving import Resolving
 from embedpool.supervise.slots import Generation, Slot
 from embedpool.supervise.specs import router_spec
@@ -74,8 +74,7 @@ class Reload:
             self._fail(error.message)
             return
         config = resolving.config
-        cores = plan(read_machine(), config.workers, config.threads_per_worker)
-        self._coming = Generation(config, spec, cores)
+        self._coming = Generation(config, spec, planned(config, self._supervisor.machine_root))
         self._supervisor.generations.append(self._coming)
         first = next((slot for slot in self._supervisor.workers if slot.index == 0), None)
         self._supervisor.workers.append(self._coming.worker(0, relieves=first))

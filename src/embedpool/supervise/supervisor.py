@@ -12,7 +12,7 @@ Rules
 5. A worker that still serves is replaced only by one that is ready: a slot that `relieves` another one is filled first.
 
 (Over the usual length: the rules hold over all of it. What could be told apart is: place, policy, processes, forks, slots,
-reload, watch.)
+reload, replan, watch.)
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from embedpool import control
 from embedpool.config import Config
@@ -38,6 +39,7 @@ from embedpool.supervise.place import Place
 from embedpool.supervise.policy import LONGEST_WAIT_S, Restarts
 from embedpool.supervise.processes import end, end_strays, record, spawn
 from embedpool.supervise.reload import Reload
+from embedpool.supervise.replan import Replan
 from embedpool.supervise.slots import Generation, Slot
 from embedpool.supervise.specs import router_spec, worker_spec
 from embedpool.worker.forkserver import Fork
@@ -68,6 +70,7 @@ class Supervisor:
     ) -> None:
         self.place = place
         self.programs = Programs()
+        self.machine_root = Path("/")  # below which /proc and /sys show the machine; tests show another one
         self.owner_fd = -1  # the other end is held by the process that this pool belongs to; -1: to nobody
         self.serving = generation
         self.generations = [generation]  # those with a forkserver: the one that serves, one that is coming, one that goes
@@ -76,6 +79,7 @@ class Supervisor:
         self.gateways = gateways
         self.selector = selectors.DefaultSelector()
         self.reload = Reload(self, load)
+        self.replan = Replan(self)
         self.stop_at: float | None = None  # draining until then
         self.notify = Notify()  # nobody, until somebody else is put here
         self.was_ready = False
@@ -219,7 +223,7 @@ class Supervisor:
         assert generation is not None and generation.forks is not None
         self._spawned += 1
         slot.worker = self._spawned
-        fork = Fork(slot.worker, slot.index, slot.cores if generation.config.pin else ())
+        fork = Fork(slot.worker, slot.index, slot.cores)
         slot.record_fd = os.memfd_create("embedpool-worker", os.MFD_CLOEXEC)
         try:
             slot.child = generation.forks.fork(slot.name, fork, slot.record_fd)
@@ -397,7 +401,7 @@ class Supervisor:
 
     def take_over(self, slot: Slot) -> None:
         """A worker of the generation that serves is started in this place, whatever kept one of the generation before away."""
-        slot.generation, slot.cores = self.serving, self.serving.plan.workers[slot.index]
+        slot.generation, slot.cores = self.serving, self.serving.cores(slot.index)
         slot.leaving, slot.due_at, slot.restarts = False, time.monotonic(), Restarts(total=slot.restarts.total)
         self.failed = ""
 
@@ -470,6 +474,7 @@ class Supervisor:
             if watch.is_too_large(slot, self.config.max_worker_rss_mb, now):
                 self.relieve(slot)
         self.reload.go_on()
+        self.replan.go_on(now)
         self.notify.tell(watch.sight(self, now))
 
     def _overdue(self, slot: Slot, now: float) -> str:

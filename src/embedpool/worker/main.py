@@ -137,7 +137,10 @@ def serve(spec: WorkerSpec, record_fd: int, make_encoder: MakeEncoder) -> None:
     """Runs until the process is ended. Raises ModelError."""
     cores = frozenset(os.sched_getaffinity(0))
     if spec.cores:
-        os.sched_setaffinity(0, spec.cores)  # before the session is created: its threads inherit the mask
+        try:
+            os.sched_setaffinity(0, spec.cores)  # before the session is created: its threads inherit the mask
+        except OSError as error:  # they went offline just now; or a filter of system calls forbids it
+            log.warning("not pinned to CPUs %s: %s", spec.cores, error.strerror)
     worker = Worker(spec, record_fd, make_encoder(spec.threads), cores)
     gc.freeze()  # what was imported and loaded lives for ever: keep the collector from walking it
     worker.run()
