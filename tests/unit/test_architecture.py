@@ -65,9 +65,15 @@ PLACES = {
     "llama_index": {"integrations/llama_index.py"},
     "haystack": {"integrations/haystack.py"},
     "chromadb": {"integrations/chroma.py"},
+    "hdrh": {"bench/recording.py"},
+    "matplotlib": {"bench/plot.py"},
     "torch": {"integrations/sentence_transformers.py"},
 }
 PURE = [
+    "bench/compare.py",
+    "bench/numbers.py",
+    "bench/recording.py",
+    "bench/search.py",
     "client/arena.py",
     "client/core.py",
     "errors.py",
