@@ -20,6 +20,7 @@ COMMANDS = {
     "models": "list models that are known, cached and prepared; check and clean them",
     "reload": "have a running pool take up its configuration and model anew, without a pause",
     "status": "show a running pool: model, workers, queue, sessions",
+    "bench": "measure a pool: latency, throughput, memory",
     "demo": "search the standard library's docstrings with a pool of your own",
     "config": "show every setting: value, unit, where it came from",
 }
