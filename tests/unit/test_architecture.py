@@ -233,6 +233,12 @@ def test_nothing_but_an_integration_imports_one() -> None:
     assert "integrations/langchain.py" in users <= set(INTEGRATIONS)
 
 
+def test_nothing_but_its_command_imports_what_measures() -> None:
+    names = {module: _imported(ast.walk(_tree(module))) for module in MODULES if not module.startswith("bench/")}
+    users = {module for module, found in names.items() if any(name.startswith("embedpool.bench") for name in found)}
+    assert users == {"cli/bench.py"}
+
+
 def test_the_product_knows_nothing_of_its_tests_and_benchmarks() -> None:
     assert [module for module in MODULES if _everywhere(module) & {"tests", "bench", "pytest", "hypothesis"}] == []
 

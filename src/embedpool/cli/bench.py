@@ -28,20 +28,40 @@ PICTURES = (".png", ".svg", ".pdf")
 WIDTH = 128  # where the output is no terminal
 
 
+EXAMPLES = """examples:
+  embedpool bench query --rate 50
+  embedpool bench query --rates 10:200:20 --plot sweep.png
+  embedpool bench query --slo p95=20ms
+  embedpool bench mixed --model minilm --json b.json
+  embedpool bench --compare a.json b.json"""
+WORKLOADS = "short texts at a rate (default), large requests one after the other, or both at once"
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = (
-        "examples: embedpool bench query --rate 50;  embedpool bench query --rates 10:200:20 --plot sweep.png;"
-        "  embedpool bench query --slo p95=20ms;  embedpool bench mixed --model minilm --json b.json;"
-        "  embedpool bench --compare a.json b.json"
-    )
-    parser.add_argument(
-        "workload", nargs="?", choices=get_args(Kind), default="query", help="default query: short texts at a rate"
-    )
+    parser.usage = "embedpool bench [query | bulk | mixed] [options]"
+    parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("workload", nargs="?", choices=get_args(Kind), default="query", help=WORKLOADS)
     pool = parser.add_argument_group("the pool")
     pool.add_argument("--endpoint", help="a running pool (default: EMBEDPOOL_ENDPOINT, or the one of this machine)")
     pool.add_argument("--model", help="start a private pool of this model instead")
     pool.add_argument("--workers", default="auto", help="of the private pool (default auto)")
-    load = parser.add_argument_group("the load")
+    _of_the_load(parser.add_argument_group("the load"))
+    time_taken = parser.add_argument_group("the time")
+    time_taken.add_argument("--seconds", type=float, default=10.0, metavar="S", help="measured in one run (default 10)")
+    time_taken.add_argument(
+        "--warmup", type=float, default=2.0, metavar="S", help="of the same load before each run (default 2)"
+    )
+    time_taken.add_argument("--repeats", type=int, default=3, metavar="N", help="runs of each rate (default 3)")
+    output = parser.add_argument_group("the result")
+    output.add_argument("--json", metavar="FILE", help="everything, histograms included")
+    output.add_argument("--plot", metavar="FILE.png", help="percentiles, throughput over rate, stages, timeline")
+    output.add_argument(
+        "--compare", nargs=2, metavar=("A.json", "B.json"), help="two results side by side; nothing is measured"
+    )
+    output.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+
+def _of_the_load(load: argparse._ArgumentGroup) -> None:
     load.add_argument("--rate", type=float, metavar="R", help="queries per second (default 50); where --slo starts")
     load.add_argument("--rates", metavar="R", help="several: FROM:TO:STEP or a list like 10,50,100")
     load.add_argument("--slo", metavar="pN=T", help="find the highest rate that meets it, like p95=20ms")
@@ -57,19 +77,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=float, metavar="S", help="of a query (default 10; with --slo 20 times its limit, 1 to 10)"
     )
     load.add_argument("--seed", type=int, default=1, help="of arrivals and the order of texts (default 1)")
-    time_taken = parser.add_argument_group("the time")
-    time_taken.add_argument("--seconds", type=float, default=10.0, metavar="S", help="measured in one run (default 10)")
-    time_taken.add_argument(
-        "--warmup", type=float, default=2.0, metavar="S", help="of the same load before each run (default 2)"
-    )
-    time_taken.add_argument("--repeats", type=int, default=3, metavar="N", help="runs of each rate (default 3)")
-    output = parser.add_argument_group("the result")
-    output.add_argument("--json", metavar="FILE", help="everything, histograms included")
-    output.add_argument("--plot", metavar="FILE.png", help="percentiles, throughput over rate, stages, timeline")
-    output.add_argument(
-        "--compare", nargs=2, metavar=("A.json", "B.json"), help="two results side by side; nothing is measured"
-    )
-    output.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 
 def run(arguments: argparse.Namespace) -> int:
