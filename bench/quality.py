@@ -56,7 +56,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from tests.support import forkserver_of, workers_of  # noqa: E402 - found by the path that is set above
 
-DTYPES: tuple[Dtype, ...] = ("float32", "float16", "int8", "ubinary", "binary")
+DTYPES: tuple[Dtype, ...] = ("float32", "float16", "int8", "ubinary")
+CHECKED: tuple[Dtype, ...] = (*DTYPES, "uint8", "binary")  # the same codes and bits as int8's and ubinary's, in other bytes
 USUAL_DIMS = (768, 512, 384, 256, 192, 128, 64)  # those of them that a model has are measured, and its full one
 QUERIES_TIMED = 200
 SAMPLE = 32
@@ -121,7 +122,7 @@ def embedded(case: Case, texts: Sequence[Pair], dims: Sequence[int], settings: d
         cost |= {"workers": len(pids) - 1, "pss_mb": round(sum(map(pss_bytes, pids)) / 1e6)}
         shortest = sorted(range(len(answers)), key=lambda i: len(answers[i]))[:SAMPLE]  # computed again for each
         for dim in sorted({d for d in dims if d <= found.shape[1]}):
-            for dtype in DTYPES:
+            for dtype in CHECKED:
                 agrees(pool, [answers[i] for i in shortest], found[shortest], dim, dtype)
     return Embedded(found, asked, cost)
 
@@ -150,12 +151,10 @@ def agrees(pool: Pool, texts: Sequence[str], whole: Vectors, dim: int, dtype: Dt
     before: a last digit may differ, and with it a code by one or a bit of a value next to zero."""
     ours, theirs = delivered(whole, dim, dtype), pool.embed_documents(texts, dim=dim, dtype=dtype, timeout_s=120)
     if dtype in ("binary", "ubinary"):
-        differ = float(np.unpackbits((ours ^ theirs).view(np.uint8)).mean())
-        most = 1e-3
+        differ, most = float(np.unpackbits((ours ^ theirs).view(np.uint8)).mean()), 1e-3
     else:
-        floats = [dequantized(rows) if dtype == "int8" else rows.astype(np.float64) for rows in (ours, theirs)]
-        differ = float(np.abs(floats[0] - floats[1]).max())
-        most = {"float32": 1e-6, "float16": 1e-3, "int8": 2.0 / formats.LARGEST_CODE}[dtype]
+        differ = float(np.abs(plain(ours, dtype) - plain(theirs, dtype)).max())
+        most = {"float32": 1e-6, "float16": 1e-3}.get(dtype, 1.01 / formats.LARGEST_CODE)
     if differ > most:
         raise RuntimeError(f"dim={dim}, dtype={dtype}: the pool's vectors differ by {differ}, more than {most}")
 
@@ -189,8 +188,6 @@ def judged(found: Embedded, dim: int, dtype: Dtype) -> Judged:
     queries, answers = delivered(found.queries, dim, dtype), delivered(found.answers, dim, dtype)
     if dtype == "ubinary":
         scores = matching_bits(queries, answers)
-    elif dtype == "binary":
-        scores = matching_bits(queries.view(np.uint8) ^ 0x80, answers.view(np.uint8) ^ 0x80)
     else:
         scores = dots(plain(queries, dtype), plain(answers, dtype))
     where = standing(scores)
@@ -198,7 +195,7 @@ def judged(found: Embedded, dim: int, dtype: Dtype) -> Judged:
 
 
 def plain(rows: NDArray[Any], dtype: Dtype) -> Vectors:
-    return dequantized(rows) if dtype == "int8" else rows.astype(np.float32)
+    return dequantized(rows) if dtype in ("int8", "uint8") else rows.astype(np.float32)
 
 
 def cosine(found: Embedded, reference: Embedded, dim: int, dtype: Dtype) -> dict[str, float]:
@@ -251,11 +248,10 @@ def table(case: Case, every: dict[str, Embedded], texts: Sequence[Pair], dims: S
     for dim in sorted({min(d, found.dim) for d in (*dims, found.dim)}, reverse=True):
         for dtype in DTYPES:
             of = judged(found, dim, dtype)
-            bits = dtype in ("ubinary", "binary")
             rows.append(
                 {"dim": dim, "dtype": dtype, "row_bytes": row_bytes(dim, dtype)}
                 | row(of, best, weights)
-                | ({} if bits else {"cosine": cosine(found, reference, dim, dtype)})
+                | ({} if dtype == "ubinary" else {"cosine": cosine(found, reference, dim, dtype)})
                 | ({"by_length": by_length(of, texts, seed)} if dtype == "float32" else {})
             )
     return {"compared_with": case.of, "dim": found.dim, "cost": found.cost, "rows": rows}
