@@ -113,8 +113,8 @@ def calls(endpoint: str, jobs: Path, segment_bytes: int, repeats: int) -> tuple[
             began_at = time.monotonic()
             vectors = pool.embed_documents(texts)
             ended_at = time.monotonic()
-            if vectors.shape != (ROWS, DIM) or bool(vectors.flags.owndata):
-                raise RuntimeError("not a view of shared memory") if segment_bytes else None
+            if segment_bytes and vectors.base is None:
+                raise RuntimeError("the result is a copy, not a view of shared memory")
             found.append(parts(began_at, ended_at, np.frombuffer(jobs.read_bytes()).reshape(-1, JOB.size // 8)))
         assert vectors is not None
         return found[1:], vectors.copy()
@@ -137,7 +137,7 @@ def by_json(vectors: np.ndarray) -> dict[str, float]:
 def by_socket(vectors: np.ndarray) -> float:
     """Milliseconds from a byte's asking for the array to its last byte's being here; the sender is a forked process."""
     ours, theirs = socket.socketpair()
-    raw, found = memoryview(vectors).cast("B"), np.zeros_like(vectors)
+    raw, found = vectors.data.cast("B"), np.zeros_like(vectors)
     child = os.fork()
     if not child:
         ours.close()
@@ -145,7 +145,7 @@ def by_socket(vectors: np.ndarray) -> float:
         theirs.sendall(raw)
         os._exit(0)
     theirs.close()
-    place, at = memoryview(found).cast("B"), 0
+    place, at = found.data.cast("B"), 0
     began = time.perf_counter()
     ours.send(b"!")
     while at < len(place):
@@ -186,7 +186,7 @@ def main() -> None:
         "socket_ms": round(median([by_socket(vectors) for _ in range(given.repeats)]), 2),
     }
     results["goals"] = {f"after the last row <= {GOAL_MS:g} ms": results["shared"]["after_last_ms"] <= GOAL_MS}
-    write("delivery", (__doc__ or "").partition("\n\n")[0] + "\n\n" + (__doc__ or "").partition("\n\n")[2].strip(), results)
+    write("delivery", (__doc__ or "").strip(), results)
 
 
 if __name__ == "__main__":

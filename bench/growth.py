@@ -1,12 +1,15 @@
 """What a row, a text and a request cost as there are more of them: rows, tokens, workers, clients.
 
-rows: from calling Client.embed_documents with so many texts of equal length to having the array, divided by the texts; MiniLM up to
-thousands, the echo model, which computes next to nothing, up to 100,000;
-tokens: from calling Client.embed with one text of so many tokens to having the array; EmbeddingGemma's shape reads 2,048, MiniLM 256;
-workers, clients: the router's processor time per request as in router.py, with so many echo workers, and with so many clients that
-together always have OPEN requests open; workers are not pinned, since there are more of them than cores.
+rows: from calling Client.embed_documents with so many texts of equal length to having the array, divided by the texts; MiniLM
+up to thousands, the echo model, which computes next to nothing, up to 100,000;
+tokens: from calling Client.embed with one text of so many tokens to having the array; MiniLM reads 256, EmbeddingGemma's shape
+2,048;
+workers, clients: the router's processor time per request as in router.py, with so many echo workers, and with so many clients.
+Requests that wait together go to a worker together, which costs the router less: so OPEN_PER_WORKER are always open for each
+worker, and OPEN for any number of clients; `thin` is what the same OPEN requests cost among few and many workers. Requests per
+job are in the result. Workers are not pinned, since there are more of them than cores.
 
-Medians over repeats. Requests that wait together are handled together: what is open is the same for any number of clients.
+Medians over repeats.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import router
-from common import Neighbours, all_computed, median, wait_for_workers, write
+from common import Neighbours, median, wait_for_workers, write
 from embedpool import Pool
 
 ROOT = Path(__file__).parent.parent
@@ -31,16 +34,18 @@ sys.path.insert(0, str(ROOT))
 from tests.fixtures import embeddinggemma  # noqa: E402 - found by the path that is set above
 from tests.support import router_of, workers_of  # noqa: E402
 
+PARTS = ("rows", "tokens", "workers", "clients")
 ROWS = {"MiniLM": (1, 10, 100, 1000, 4000), "echo": (1, 10, 100, 1000, 10_000, 100_000)}
 JUDGED = {"MiniLM": (100, 4000), "echo": (10_000, 100_000)}  # rows from – to whose cost per row is to be the same
 TOKENS = {"MiniLM": (5, 16, 64, 256), "EmbeddingGemma-300M's shape, fp32": (5, 16, 64, 256, 1024, 2048)}
 WORKERS, CLIENTS = (1, 4, 16, 64), (1, 4, 16, 64, 256)
-OPEN, REQUESTS = 256, 40_000
+OPEN, OPEN_PER_WORKER, REQUESTS = 256, 64, 40_000
+CLIENTS_OF_WORKERS = 16
 MOST_PROCESSES = 4  # of clients: their own cost is not the router's, but they share its cores
 SEGMENT_BYTES = 192 << 20  # 100,000 rows of 384 dimensions
 ROW_GROWTH, ROUTER_GROWTH = 1.10, 1.20
 LEAST_S, MOST_REPEATS = 1.5, 30
-WORDS = "red blue green small large new old first last good long high low hot cold open free full hard soft dark fast".split()
+WORDS = ("red", "blue", "green", "small", "large", "new", "old", "first", "last", "good", "long", "high", "low", "hot", "cold")
 
 
 def text(words: int, number: int) -> str:
@@ -61,15 +66,15 @@ def letters(words: int, number: int) -> str:
 def rows(model: str, counts: Sequence[int]) -> dict[str, Any]:
     """µs per row at each count. A count is repeated until it has taken LEAST_S, three times at least."""
     found = {}
-    settings = {"max_segment_bytes": SEGMENT_BYTES}
-    with Pool("minilm" if model == "MiniLM" else "echo", workers=2, segment_bytes=SEGMENT_BYTES, **settings) as pool:
+    name = "minilm" if model == "MiniLM" else "echo"
+    with Pool(name, workers=2, segment_bytes=SEGMENT_BYTES, max_segment_bytes=SEGMENT_BYTES) as pool:
         wait_for_workers(pool, 2)
         pool.embed_documents([text(12, -i) for i in range(200)])
         used, number = Neighbours([router_of(pool.pid), *workers_of(pool.pid)]), 0
         for count in counts:
             times: list[float] = []
             while len(times) < 3 or (sum(times) < LEAST_S and len(times) < MOST_REPEATS):
-                texts = [f"{text(12, number + i)}" for i in range(count)]
+                texts = [text(12, number + i) for i in range(count)]
                 number += count
                 began = time.perf_counter()
                 pool.embed_documents(texts)
@@ -116,12 +121,12 @@ def read(pool: Pool, one: str) -> int:
 # ── workers and clients ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def router_us(workers: int, clients: int, repeats: int) -> dict[str, Any]:
+def router_us(workers: int, clients: int, open_requests: int, repeats: int) -> dict[str, Any]:
     processes = min(MOST_PROCESSES, clients)
-    crowd = router.Crowd(processes, clients // processes, max(1, OPEN // clients))
+    crowd = router.Crowd(processes, clients // processes, max(1, open_requests // clients))
     # One session more than clients: that of the pool itself.
     runs = [router.run("bare", REQUESTS, workers, crowd, pin=False, max_sessions=clients + 8) for _ in range(repeats)]
-    names = ("router_us", "requests_per_s", "workers_us", "cores_used_by_others")
+    names = ("router_us", "requests_per_s", "requests_per_job", "workers_us", "cores_used_by_others")
     return {name: median([run[name] for run in runs]) for name in names} | {
         "router_us_of_each_repeat": [run["router_us"] for run in runs]
     }
@@ -131,19 +136,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="of runs with workers and clients")
     parser.add_argument("--gemma", help="a ready directory of EmbeddingGemma's shape; made if not given")
-    parser.add_argument("--only", nargs="+", choices=("rows", "tokens", "workers", "clients"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="writes results/growth-part.json")
     given = parser.parse_args()
-    wanted = given.only or ("rows", "tokens", "workers", "clients")
-    found: dict[str, Any] = {"open_requests": OPEN}
+    wanted = given.only or PARTS
+    found: dict[str, Any] = {"open_requests": OPEN, "open_requests_per_worker": OPEN_PER_WORKER}
     if "rows" in wanted:
         found["rows"] = {model: rows(model, counts) for model, counts in ROWS.items()}
     if "tokens" in wanted:
         found["tokens"] = all_tokens(given.gemma)
     if "workers" in wanted:
-        found["workers"] = {str(n): router_us(n, 16, given.repeats) for n in WORKERS}
+        many = {n: n * OPEN_PER_WORKER for n in WORKERS}
+        found["workers"] = {str(n): router_us(n, CLIENTS_OF_WORKERS, most, given.repeats) for n, most in many.items()}
+        found["thin"] = {str(n): router_us(n, CLIENTS_OF_WORKERS, OPEN, 1) for n in (WORKERS[0], WORKERS[-1])}
     if "clients" in wanted:
-        found["clients"] = {str(n): router_us(2, n, given.repeats) for n in CLIENTS}
-    write("growth", (__doc__ or "").strip(), found | {"grows": grows(found)})
+        found["clients"] = {str(n): router_us(2, n, OPEN, given.repeats) for n in CLIENTS}
+    write("growth-part" if given.only else "growth", (__doc__ or "").strip(), found | {"grows": grows(found)})
 
 
 def all_tokens(gemma: str | None) -> dict[str, Any]:
@@ -168,7 +175,8 @@ def grows(found: dict[str, Any]) -> dict[str, Any]:
     for what in ("workers", "clients"):
         if what in found:
             us = {n: one["router_us"] for n, one in found[what].items()}
-            ratios[f"router per request, {min(map(int, us))} to {max(map(int, us))} {what}"] = (growth(us, 0, 1 << 30), ROUTER_GROWTH)
+            few, many = min(map(int, us)), max(map(int, us))
+            ratios[f"router per request, {few} to {many} {what}"] = (growth(us, few, many), ROUTER_GROWTH)
     return {what: {"ratio": ratio, "most": most, "met": ratio <= most} for what, (ratio, most) in ratios.items()}
 
 

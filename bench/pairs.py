@@ -1,4 +1,4 @@
-"""Real texts with known answers: the first sentence of a docstring asks for the rest of it. Pure but for reading the sources."""
+"""Real texts with known answers: the first sentence of a docstring asks for the rest of it. Pure, but for reading sources."""
 
 from __future__ import annotations
 

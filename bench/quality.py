@@ -1,17 +1,18 @@
 """Quality next to speed: what a precision, a dimension and a delivered type cost a search over real text with known answers.
 
 quality: each query is the first sentence of a docstring of Python's standard library, its one right answer the rest of that
-docstring among those of all others; recall@1, recall@10, nDCG@10 and MRR with 95 per cent intervals by bootstrap over the queries,
-and the paired difference to fp32 at full dimension; by length of the right answer: short, medium and long;
+docstring among those of all others; recall@1, recall@10, nDCG@10 and MRR with 95 per cent intervals by bootstrap over the
+queries, and the paired difference to fp32 at full dimension; by length of the right answer: short, medium and long;
 cosine: to fp32's vectors of the same texts at the same dimension, over answers and queries; none of one bit per value, which is
 compared by its Hamming distance;
-speed: from calling Client.embed_documents with all answers to having the array, in the model's tokens per second; and the median
-from calling Client.embed_query to having the vector, one call at a time;
+speed: from calling Client.embed_documents with all answers to having the array, in the model's tokens per second; and the
+median from calling Client.embed_query to having the vector, one call at a time;
 memory: the PSS of forkserver and workers when all is computed.
 
-Dimensions and types are cut and converted from the full vectors by the worker's own code; a sample of each is compared with what
-the pool itself delivers. --model takes any directory or hub id, with --precisions and --dims, in place of the default, MiniLM.
-EmbeddingGemma has only random weights here, whose retrieval would mean nothing: --model with the real ones gives its table.
+Dimensions and types are cut and converted from the full vectors by the worker's own code; a sample of each is compared with
+what the pool itself delivers. --model takes any directory or hub id, with --precisions and --dims, in place of the default,
+MiniLM. EmbeddingGemma has only random weights here, whose retrieval would mean nothing: --model with the real ones gives its
+table.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ DTYPES: tuple[Dtype, ...] = ("float32", "float16", "int8", "ubinary")
 CHECKED: tuple[Dtype, ...] = (*DTYPES, "uint8", "binary")  # the same codes and bits as int8's and ubinary's, in other bytes
 USUAL_DIMS = (768, 512, 384, 256, 192, 128, 64)  # those of them that a model has are measured, and its full one
 QUERIES_TIMED = 200
+AT_ONCE = 256  # queries in one request
 SAMPLE = 32
 Vectors = NDArray[np.float32]
 
@@ -139,8 +141,9 @@ def asked_one_by_one(pool: Pool, queries: Sequence[str]) -> tuple[Vectors, float
         began = time.perf_counter()
         timed.append(pool.embed_query(query, timeout_s=120))
         ms.append((time.perf_counter() - began) * 1e3)
-    prompt = {"prompt_name": "query"} if "query" in pool.model().prompts else {}
-    found = pool.embed_documents(queries, timeout_s=600, **prompt).copy()
+    prompt = "query" if "query" in pool.model().prompts else None
+    slices = [queries[start : start + AT_ONCE] for start in range(0, len(queries), AT_ONCE)]
+    found = np.concatenate([pool.embed(some, timeout_s=600, prompt_name=prompt) for some in slices])
     if not np.array_equal(found[: len(timed)], np.stack(timed)):
         raise RuntimeError("a query alone has another vector than among others")
     return found, median(ms)
@@ -186,11 +189,8 @@ class Judged:
 
 def judged(found: Embedded, dim: int, dtype: Dtype) -> Judged:
     queries, answers = delivered(found.queries, dim, dtype), delivered(found.answers, dim, dtype)
-    if dtype == "ubinary":
-        scores = matching_bits(queries, answers)
-    else:
-        scores = dots(plain(queries, dtype), plain(answers, dtype))
-    where = standing(scores)
+    bits = dtype == "ubinary"
+    where = standing(matching_bits(queries, answers) if bits else dots(plain(queries, dtype), plain(answers, dtype)))
     return Judged(recall(where, 1), recall(where, 10), ndcg(where, 10), reciprocal_rank(where))
 
 
@@ -228,7 +228,7 @@ def row(of: Judged, reference: Judged, weights: Floats) -> dict[str, Any]:
 
 
 def by_length(of: Judged, texts: Sequence[Pair], seed: int) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for length in LENGTHS:
         rows = np.array([pair.length == length for pair in texts])
         if rows.any():

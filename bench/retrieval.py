@@ -63,7 +63,7 @@ def standing(scores: NDArray[np.float32]) -> Standing:
 
 
 def expected(found: Standing, gain: Gain) -> Floats:
-    """float64[queries]: the mean of `gain` over the ranks that the right document may have among those that are tied with it."""
+    """float64[queries]: the mean of `gain` over the ranks that the right document may have among those tied with it."""
     most = int((found.above + found.tied).max())
     so_far = np.concatenate([[0.0], np.cumsum(gain(np.arange(1, most + 1)))])
     worth: Floats = (so_far[found.above + found.tied] - so_far[found.above]) / found.tied

@@ -115,6 +115,7 @@ class Usage:
 
     at: float
     answered: int
+    jobs: int
     router_s: float
     workers_s: float
     loads_s: float
@@ -128,7 +129,7 @@ def usage(pool: Pool, pids: list[int]) -> Usage:
         raise RuntimeError(f"refused: {counters['refused']}")
     router = router_of(pool.pid)
     used = (cpu_s([router]), cpu_s(workers_of(pool.pid)), cpu_s(pids), busy_s())
-    return Usage(time.monotonic(), counters["answered"], *used, rss_bytes(router))
+    return Usage(time.monotonic(), counters["answered"], counters["jobs"], *used, rss_bytes(router))
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Crowd:
     ahead: int = AHEAD
 
 
-def run(role: str, requests: int, workers: int, crowd: Crowd = Crowd(), **settings: Any) -> dict[str, float]:  # noqa: B008
+def run(role: str, requests: int, workers: int, crowd: Crowd = Crowd(), **settings: Any) -> dict[str, float]:
     """`settings` are the pool's."""
     with Pool("echo", workers=workers, **settings) as pool:
         wait_for_workers(pool, workers)
@@ -168,6 +169,7 @@ def per_request(first: Usage, early: Usage, last: Usage) -> dict[str, float]:
     return {
         "requests": n,
         "requests_per_s": round(n / seconds),
+        "requests_per_job": round(n / (last.jobs - first.jobs), 2),
         "router_us": round((last.router_s - first.router_s) / n * 1e6, 2),
         "workers_us": round((last.workers_s - first.workers_s) / n * 1e6, 2),
         "clients_us": round((last.loads_s - first.loads_s) / n * 1e6, 2),

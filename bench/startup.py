@@ -1,13 +1,14 @@
-"""How soon a pool answers that is started with its model prepared before, and whether its first requests are slower than later ones.
+"""How soon a pool answers whose model was prepared before, and whether its first requests are slower than later ones.
 
 supervisor: from starting `embedpool serve` to its having locked its runtime directory: Python, imports, configuration;
 router: from there to the router's socket being there, which also takes finding the model in the cache;
 worker: from there to the line that says that the pool is ready, which it prints when the first worker has computed a text;
 first answer: from there to the first vector in a client that connects now;
 in all: from starting the process to that vector;
-requests: the first ten calls of Client.embed_query of that client, which is connected before, from calling to having the vector.
+requests: the first ten calls of Client.embed_query in another fresh pool, by a client that is connected before, each from
+calling to having the vector.
 
-Each pool is a fresh one with a fresh runtime directory, and one that comes before all and is not counted has read the files once.
+Each pool has a fresh runtime directory. One that comes before all and is not counted has read the files once.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ def test_a_full_worker_gets_no_job_of_that_class_and_one_that_goes_gets_none() -
 
 
 JOBS = st.lists(st.builds(job, st.integers(0, 3), st.booleans()), max_size=2 * DEPTH)
-WORKERS = st.lists(st.builds(lambda jobs, *how: Worker(deque(jobs), *how), JOBS, st.booleans(), st.booleans(), st.integers(0, 3)))
+FLAGS = (st.booleans(), st.booleans(), st.integers(0, 3))
+WORKERS = st.lists(st.builds(lambda jobs, *flags: Worker(deque(jobs), *flags), JOBS, *FLAGS))
 
 
 @given(WORKERS, st.booleans())
