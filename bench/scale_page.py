@@ -53,7 +53,7 @@ def of_startup() -> list[Row]:
         rows.append((what, f"{one['start_s']:.2f} s", spread(one["start_s_of_each_pool"]), "≤ 1.5 s"))
         rows.append(("of that supervisor, router, first worker ready, first answer", f"{steps} s", "", ""))
         each = one["first_to_tenth_of_each_pool"]
-        what = f"a fresh pool's first query to its tenth, {len(each)} pools"
+        what = f"a fresh pool's first query to its tenth, {len(each)} pools, {label}"
         rows.append((what, f"{one['first_to_tenth']:.2f} ×", spread(each), "≤ 2 ×"))
     return rows
 
