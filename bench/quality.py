@@ -39,6 +39,7 @@ from embedpool.shm.layout import Dtype, row_bytes
 from embedpool.shm.rows import dequantized, empty
 from embedpool.worker import formats
 from pairs import LENGTHS, Pair, digest, of_the_standard_library
+from quality_page import about, of_dimensions, of_precisions
 from retrieval import (
     RESAMPLES,
     Floats,
@@ -266,7 +267,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1, help="of the resampling")
     parser.add_argument("--cache", help="where prepared models lie, to keep them; default a directory for this run")
-    parser.add_argument("--name", default="quality", help="of the result file")
+    parser.add_argument("--name", help="of the result file; default quality, and quality-NAME of a --model")
     given = parser.parse_args()
     texts = of_the_standard_library(given.texts)
     cases = [case for m in given.model for case in cases_of(m, given.precisions)] if given.model else default_cases()
@@ -277,16 +278,15 @@ def main() -> None:
     finally:
         shutil.rmtree(place, ignore_errors=True)
     counts = {length: sum(pair.length == length for pair in texts) for length in LENGTHS}
-    write(
-        given.name,
-        (__doc__ or "").partition("\n\n")[2].strip(),
-        {
-            "texts": {"pairs": len(texts), "digest": digest(texts), **counts},
-            "seed": given.seed,
-            "resamples": RESAMPLES,
-            "models": {case.label: table(case, every, texts, given.dims, given.seed) for case in cases},
-        },
-    )
+    results: dict[str, Any] = {
+        "texts": {"pairs": len(texts), "digest": digest(texts), **counts},
+        "seed": given.seed,
+        "resamples": RESAMPLES,
+        "models": {case.label: table(case, every, texts, given.dims, given.seed) for case in cases},
+    }
+    usual = f"quality-{Path(given.model[0]).name}" if given.model else "quality"
+    write(given.name or usual, (__doc__ or "").partition("\n\n")[2].strip(), results)
+    print(f"\n{of_precisions(results)}\n\n{of_dimensions(results)}\n\n{about(results)}")
 
 
 if __name__ == "__main__":

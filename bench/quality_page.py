@@ -11,7 +11,7 @@ UNKNOWN = "not known: random weights"
 NO_WEIGHTS = (
     "EmbeddingGemma has only seeded random weights here: how well those find anything would mean nothing, so it has no row, and"
     " what is said elsewhere of the speed of its smaller weights stands for its shape alone. With the real ones,"
-    " `bench/quality.py --model DIRECTORY --dims 768 512 256 128` measures the same.\n"
+    " `bench/quality.py --model DIRECTORY --dims 768 512 256 128` measures the same and prints these tables.\n"
     "MiniLM was not trained to be cut (Matryoshka)."
 )
 
