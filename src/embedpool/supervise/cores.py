@@ -24,10 +24,11 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class CorePlan:
-    """The CPUs of each worker, and one sentence why."""
+    """The CPUs of each worker, and one sentence why; and how many GPUs the workers share out."""
 
     workers: tuple[tuple[int, ...], ...]
     reason: str
+    gpus: int = 0
 
 
 def plan(machine: Machine, workers: int, threads: int) -> CorePlan:

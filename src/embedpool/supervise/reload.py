@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from embedpool import control
 from embedpool.config import Config
 from embedpool.errors import ConfigError, EmbedpoolError, ModelError
-from embedpool.supervise.cores import plan, read_machine
+from embedpool.supervise.gpus import planned
 from embedpool.supervise.resolving import Resolving
 from embedpool.supervise.slots import Generation, Slot
 from embedpool.supervise.specs import router_spec
@@ -74,7 +74,7 @@ class Reload:
             self._fail(error.message)
             return
         config = resolving.config
-        cores = plan(read_machine(), config.workers, config.threads_per_worker)
+        cores = planned(config)
         self._coming = Generation(config, spec, cores)
         self._supervisor.generations.append(self._coming)
         first = next((slot for slot in self._supervisor.workers if slot.index == 0), None)

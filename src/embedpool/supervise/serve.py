@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from embedpool.config import Config, is_tmpfs
 from embedpool.models.spec import ModelSpec
-from embedpool.supervise.cores import CorePlan, plan, read_machine
+from embedpool.supervise.cores import CorePlan
 from embedpool.supervise.gateways import Gateways
+from embedpool.supervise.gpus import planned
 from embedpool.supervise.place import Place, enter
 from embedpool.supervise.resolving import Resolving
 from embedpool.supervise.slots import Generation
@@ -49,7 +50,7 @@ def serve(
             warn(place.found)
         if config.endpoint_url().startswith("ipc://") and not is_tmpfs(place.path):
             warn(f"{place.path} is not on a tmpfs: shared memory there is written to disk; choose another --runtime-dir")
-        cores = plan(read_machine(), config.workers, config.threads_per_worker)
+        cores = planned(config)
         started = Started(config.endpoint_url(), model, cores, gateways.url, gateways.grpc_url)
         supervisor = Supervisor(Generation(config, model, cores), place, lambda: on_ready(started), load, gateways)
         supervisor.owner_fd = owner_fd

@@ -40,5 +40,6 @@ def worker_spec(generation: Generation, place: Place) -> WorkerSpec:
         endpoint=place.workers_endpoint,
         segments=str(place.segments),
         threads=generation.config.threads_per_worker,
+        gpus=generation.plan.gpus,
         model=generation.spec,
     )
