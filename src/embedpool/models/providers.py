@@ -21,9 +21,9 @@ NEEDS = {"bf16": ("amx_bf16", "avx512_bf16"), "f16": ("amx_fp16", "avx512_fp16")
 class Provider:
     """`runtime` is ONNX Runtime's name of it. `install` says what brings it, in words that end a sentence.
 
-    `package` brings it as a plug-in of the installed ONNX Runtime, "" if it is part of some ONNX Runtime. `portable`: it gets the
-    graph as it is before ONNX Runtime turns it into what its own kernels read best. Rows run in matrices of a width that is a
-    multiple of `width_step`, about `batch_tokens` tokens in each, or `alone`.
+    `package` brings it as a plug-in of the installed ONNX Runtime, "" if it is part of some ONNX Runtime. `portable`: it gets
+    the graph as it is before ONNX Runtime turns it into what its own kernels read best. Rows run in matrices of a width that is
+    a multiple of `width_step`, about `batch_tokens` tokens in each, or `alone`.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Provider:
 
 
 _GPU_WHEEL = (
-    "pip uninstall onnxruntime && pip install onnxruntime-gpu, which takes its place (on a Jetson, the wheel that is made for its"
-    " JetPack)"
+    "pip uninstall onnxruntime && pip install onnxruntime-gpu, which takes its place (on a Jetson, the wheel that is made for"
+    " its JetPack)"
 )
 PROVIDERS = (
     Provider(name="cpu", runtime="CPUExecutionProvider", install="pip install onnxruntime", portable=False),
     # Measured (MiniLM in bf16 and f32, EmbeddingGemma's shape in bf16; AMX): a row's bytes are the same in any batch and at any
-    # width that is a multiple of 16, the lanes of AVX-512; at others they depend on the width. Of 8 rows of 64 tokens each token
-    # takes 25 % less than of one in MiniLM, 45 % in EmbeddingGemma.
+    # width that is a multiple of 16, the lanes of AVX-512; at others they depend on the width. A token of 8 rows of 64 takes
+    # 25 % less time than one of a single such row in MiniLM, 45 % less in EmbeddingGemma.
     Provider(
         name="openvino",
         runtime="OpenVINOExecutionProvider",
@@ -163,7 +163,7 @@ def _openvino(given: dict[str, str], flags: frozenset[str]) -> dict[str, str]:
     needs = NEEDS[precision]
     if needs and not flags & set(needs):
         raise ModelError(
-            f"this processor does not compute in {precision} (neither {' nor '.join(needs)} in /proc/cpuinfo), and OpenVINO would"
-            " do so in f32 without a word: give --provider-options precision=f32"
+            f"this processor does not compute in {precision} (neither {' nor '.join(needs)} in /proc/cpuinfo), and OpenVINO"
+            " would do so in f32 without a word: give --provider-options precision=f32"
         )
     return {**given, "precision": precision}

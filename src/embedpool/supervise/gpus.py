@@ -1,5 +1,5 @@
-"""How many GPUs a pool has, and so how many workers where they compute: one per GPU. `count` and `shared_out` are pure; `planned`
-reads the machine.
+"""How many GPUs a pool has, and so how many workers where they compute: one per GPU. `count` and `shared_out` are pure;
+`planned` reads the machine.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ DEVICE = re.compile(r"nvidia\d+")  # one per GPU, made by NVIDIA's driver; a Jet
 
 
 def count(devices: Iterable[str], visible: str | None) -> int:
-    """GPUs that CUDA will show to a worker, 1 at least: if there is none, the provider says so better. `devices` are the names in
-    /dev; `visible` is CUDA_VISIBLE_DEVICES, of which entries behind an invalid one do not count (CUDA C++ programming guide)."""
+    """GPUs that CUDA will show to a worker, 1 at least: if there is none, the provider says so better.
+
+    `devices` are the names in /dev; `visible` is CUDA_VISIBLE_DEVICES, of which entries behind an invalid one do not count
+    (CUDA C++ programming guide, environment variables).
+    """
     there = sum(DEVICE.fullmatch(name) is not None for name in devices)
     if visible is None:
         return max(there, 1)

@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
@@ -187,8 +187,7 @@ def main(argv: list[str], load: Callable[[ModelSpec], MakeEncoder] = load) -> in
     def become(fork: Fork, record_fd: int) -> None:
         end_with(lifeline)
         try:
-            device = fork.index % max(spec.gpus, 1)
-            serve(replace(spec, worker=fork.worker, cores=fork.cores, device=device), record_fd, make_encoder)
+            serve(spec.forked(fork.worker, fork.index, fork.cores), record_fd, make_encoder)
         except ModelError as error:
             log.error("%s", error.message)
             raise SystemExit(3) from error

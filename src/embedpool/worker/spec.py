@@ -3,7 +3,7 @@ and GPU, which come with each fork."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -22,6 +22,10 @@ class WorkerSpec:
     gpus: int = 0
     device: int = 0
     model: ModelSpec
+
+    def forked(self, worker: int, index: int, cores: tuple[int, ...]) -> WorkerSpec:
+        """Of one worker: the places of a pool take turns with its GPUs."""
+        return replace(self, worker=worker, cores=cores, device=index % max(self.gpus, 1))
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()
