@@ -204,7 +204,7 @@ def _make(
         spec, cosines = _tried(spec, _baseline(source, graph, report))
         lossy = bool(source.quantize) or source.reference is not None
         if not lossy:
-            _hold_to(ALIKE if source.compute.lossy else SAME, cosines, source)
+            hold_to(ALIKE if source.compute.lossy else SAME, cosines, source)
         measured = {
             "cosine": {"mean": float(cosines.mean()), "least": float(cosines.min()), "texts": len(cosines)},
             "to": "fp32" if lossy or source.compute.lossy else "itself",
@@ -332,7 +332,8 @@ def _tried(spec: ModelSpec, graph: Path) -> tuple[ModelSpec, NDArray[np.float64]
     return replace(spec, dim=vector.shape[1], unit_ms=unit_ms), np.array(cosines)
 
 
-def _hold_to(least: float, cosines: NDArray[np.float64], source: Source) -> None:
+def hold_to(least: float, cosines: NDArray[np.float64], source: Source) -> None:
+    """Raises ModelError if what computes the vectors computes something else than the graph says."""
     if cosines.min() >= least:
         return
     own = source.compute.provider.name == "cpu"
