@@ -8,11 +8,11 @@ import pytest
 
 from embedpool.config import Config, visible_gpus
 from embedpool.models.spec import ModelSpec
-from embedpool.supervise.cores import Machine
-from embedpool.supervise.gpus import count, shared_out
+from embedpool.supervise import gpus
+from embedpool.supervise.gpus import count
+from embedpool.supervise.replan import planned
 from embedpool.worker.spec import WorkerSpec
 
-MACHINE = Machine(frozenset(range(8)), {cpu: frozenset({cpu}) for cpu in range(8)}, None)
 TWO = ["null", "nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "nvidia-modeset"]
 JETSON = ["null", "nvhost-gpu", "nvgpu", "nvmap"]
 
@@ -38,13 +38,19 @@ def test_gpus_are_those_that_cuda_shows(devices: list[str], visible: str | None,
     assert count(devices, visible) == found
 
 
-def test_there_is_a_worker_per_gpu_unless_told_otherwise() -> None:
-    made = shared_out(MACHINE, Config(provider="cuda"), 2)
-    assert (made.workers, made.gpus) == (((0,), (1,)), 2)
-    assert made.reason == "2 workers on 2 GPUs (one per GPU)"
-    asked = shared_out(MACHINE, Config(provider="cuda", workers=3), 1)
-    assert (len(asked.workers), asked.gpus) == (3, 1)
-    assert asked.reason == "3 workers on 1 GPU (asked for)"
+def test_there_are_as_many_as_the_machine_has_where_they_compute_and_none_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(gpus.os, "listdir", {"/dev": TWO}.__getitem__)
+    assert [gpus.of(Config(provider=name)) for name in ("cuda", "tensorrt", "cpu", "openvino")] == [2, 2, 0, 0]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert gpus.of(Config(provider="cuda")) == 1
+
+
+def test_a_pool_on_gpus_has_a_worker_for_each_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "of", lambda config: 3 if config.provider == "cuda" else 0)
+    assert len(planned(Config(provider="cuda")).workers) == 3
+    assert len(planned(Config(provider="cuda", workers=5)).workers) == 5
+    assert len(planned(Config(workers=2)).workers) == 2
 
 
 def test_workers_take_turns_with_the_gpus_and_a_restarted_one_gets_its_own_again() -> None:

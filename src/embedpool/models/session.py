@@ -26,6 +26,11 @@ def available() -> tuple[str, ...]:
     return tuple(ort.get_available_providers())
 
 
+def runtime_build() -> dict[str, str]:
+    """What of the runtime is loaded here: its version, what it was built as, and the providers that it could use."""
+    return {"version": ort.__version__, "build": ort.get_build_info(), "providers": ", ".join(ort.get_available_providers())}
+
+
 def run_options() -> ort.RunOptions:
     """For one run, which setting `terminate` ends, where the provider looks at it."""
     options = ort.RunOptions()

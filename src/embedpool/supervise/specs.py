@@ -7,6 +7,7 @@ import os
 from embedpool import __version__
 from embedpool.router.admission import Admission
 from embedpool.router.spec import RouterSpec
+from embedpool.supervise import gpus
 from embedpool.supervise.place import Place
 from embedpool.supervise.slots import Generation
 from embedpool.worker.spec import WorkerSpec
@@ -32,6 +33,7 @@ def router_spec(generation: Generation, place: Place) -> RouterSpec:
             "runtime_dir": str(place.path),
             "plan": generation.plan.reason,
         },
+        log_format=config.log_format,
     )
 
 
@@ -40,6 +42,7 @@ def worker_spec(generation: Generation, place: Place) -> WorkerSpec:
         endpoint=place.workers_endpoint,
         segments=str(place.segments),
         threads=generation.config.threads_per_worker,
-        gpus=generation.plan.gpus,
+        gpus=gpus.of(generation.config),
         model=generation.spec,
+        log_format=generation.config.log_format,
     )

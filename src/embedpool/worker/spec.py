@@ -22,6 +22,7 @@ class WorkerSpec:
     gpus: int = 0
     device: int = 0
     model: ModelSpec
+    log_format: str = "auto"
 
     def forked(self, worker: int, index: int, cores: tuple[int, ...]) -> WorkerSpec:
         """Of one worker: the places of a pool take turns with its GPUs."""
