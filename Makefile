@@ -19,7 +19,7 @@ lint: $(VENV)/.installed
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/unit
 
-# All numbers: about half an hour on two cores. Writes bench/results/*.json and renders README.md and bench/README.md from them.
+# All numbers: about three quarters of an hour on two cores. Writes bench/results/*.json and renders README.md and bench/README.md from them.
 bench: $(VENV)/.installed
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/bulk.py
@@ -30,6 +30,11 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/router.py
 	$(BIN)/python bench/gateway.py
 	$(BIN)/python bench/bridge.py
+	$(BIN)/python bench/quality.py
+	$(BIN)/python bench/delivery.py
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/recovery.py
+	$(BIN)/python bench/growth.py
 	$(BIN)/python bench/render.py
 
 $(VENV)/.installed: pyproject.toml

@@ -68,9 +68,15 @@ PLACES = {
     "llama_index": {"integrations/llama_index.py"},
     "haystack": {"integrations/haystack.py"},
     "chromadb": {"integrations/chroma.py"},
+    "hdrh": {"bench/recording.py"},
+    "matplotlib": {"bench/plot.py"},
     "torch": {"integrations/sentence_transformers.py"},
 }
 PURE = [
+    "bench/compare.py",
+    "bench/numbers.py",
+    "bench/recording.py",
+    "bench/search.py",
     "client/arena.py",
     "client/core.py",
     "doctor/checks.py",
@@ -236,6 +242,12 @@ def test_nothing_but_an_integration_imports_one() -> None:
     names = {module: _imported(ast.walk(_tree(module))) for module in MODULES}
     users = {module for module in MODULES if any(name.startswith("embedpool.integrations") for name in names[module])}
     assert "integrations/langchain.py" in users <= set(INTEGRATIONS)
+
+
+def test_nothing_but_its_command_imports_what_measures() -> None:
+    names = {module: _imported(ast.walk(_tree(module))) for module in MODULES if not module.startswith("bench/")}
+    users = {module for module, found in names.items() if any(name.startswith("embedpool.bench") for name in found)}
+    assert users == {"cli/bench.py"}
 
 
 def test_the_product_knows_nothing_of_its_tests_and_benchmarks() -> None:
