@@ -22,12 +22,8 @@ import numpy as np
 
 from common import encoder_of, median, wait_for_workers, write
 from embedpool import Pool
-<<<<<<< HEAD
-from embedpool.cli.demo import docstrings
 from embedpool.config import flag
-=======
 from embedpool.docstrings import docstrings
->>>>>>> main
 from embedpool.worker.batching import micro_batches
 
 

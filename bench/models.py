@@ -86,11 +86,7 @@ def openvino(label: str, model: str, real: bool) -> list[Case]:
 
 
 def measure(case: Case, cache: Path, repeats: int) -> dict[str, Any]:
-<<<<<<< HEAD
-    settings = {**case.settings, "cache": str(cache)}
-=======
-    settings: dict[str, Any] = {"precision": case.precision, "cache": str(cache)}
->>>>>>> main
+    settings: dict[str, Any] = {**case.settings, "cache": str(cache)}
     began = time.perf_counter()
     flags = [f"{flag(name)}={value}" for name, value in settings.items()]
     command = [sys.executable, "-m", "embedpool", "prepare", case.model, *flags, "--json"]
@@ -203,12 +199,8 @@ def timed_here(model: str, settings: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-<<<<<<< HEAD
-    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
-=======
     parser.add_argument("--only", default="", help="a part of the labels of those to measure; writes results/models-part.json")
-    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
->>>>>>> main
+    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.run:
         print(json.dumps(timed_here(*given.run)))
