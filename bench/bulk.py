@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -26,9 +27,9 @@ from embedpool.cli.demo import docstrings
 from embedpool.worker.batching import micro_batches
 
 
-def loop(texts: list[str], best: bool) -> tuple[float, int]:
+def loop(texts: list[str], best: bool, model: str = "minilm") -> tuple[float, int]:
     """(seconds, tokens) of a loop in this process."""
-    encoder = encoder_of("minilm")
+    encoder = encoder_of(model)
     encoder.run(encoder.tokens(texts[:1], "right"), 256)
     out = np.empty((len(texts), encoder.spec.dim), np.float32)
     began = time.perf_counter()
@@ -48,10 +49,13 @@ def loop(texts: list[str], best: bool) -> tuple[float, int]:
     return time.perf_counter() - began, tokens
 
 
-def loops(count: int, cores: int = 1, best: bool = False) -> tuple[float, int]:
-    """(tokens per second, tokens) of loops in fresh processes at the same time, each pinned to a core of its own."""
+def loops(count: int, cores: int = 1, best: bool = False, *others: str) -> tuple[float, int]:
+    """(tokens per second, tokens) of loops in fresh processes at the same time, each pinned to a core of its own.
+
+    `others`: further arguments of this script (--model, --texts-in).
+    """
     chosen = sorted(os.sched_getaffinity(0))[:cores]
-    command = [sys.executable, __file__, "--texts", str(count), *["--best"] * best, "--loop-on"]
+    command = [sys.executable, __file__, "--texts", str(count), *["--best"] * best, *others, "--loop-on"]
     running = [subprocess.Popen([*command, str(core)], stdout=subprocess.PIPE, text=True) for core in chosen]
     found = [json.loads(process.communicate()[0]) for process in running]
     return sum(tokens / seconds for seconds, tokens in found), found[0][1]
@@ -64,11 +68,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--loop-on", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--best", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--model", default="minilm", help=argparse.SUPPRESS)  # of --loop-on, for bench/peers.py
+    parser.add_argument("--texts-in", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    texts = [doc.text for doc in docstrings(given.texts)]
+    texts = json.loads(given.texts_in.read_text()) if given.texts_in else [doc.text for doc in docstrings(given.texts)]
     if given.loop_on is not None:
         os.sched_setaffinity(0, {given.loop_on})
-        print(json.dumps(loop(texts, given.best)))
+        print(json.dumps(loop(texts, given.best, given.model)))
         return
     rates: dict[str, list[float]] = {"plain": [], "best": [], "each": [], "pool": []}
     tokens = 0

@@ -1,0 +1,19 @@
+"""infinity-emb, by its command line; vectors as base64, which it offers and OpenAI's client asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import line
+from over_http import Server, program
+
+
+def load(order: dict[str, Any]) -> Server:
+    command = [program("infinity_emb"), "v2", "--model-id", order["model"], "--engine", order["engine"], "--device", "cpu"]
+    command += ["--port", "{port}", "--host", "127.0.0.1", "--no-bettertransformer", "--no-model-warmup"]
+    body = {"model": order["model"].rpartition("/")[2], "encoding_format": "base64"}
+    return Server(order, [*command, "--served-model-name", body["model"]], "/embeddings", body, "infinity-emb", "torch")
+
+
+if __name__ == "__main__":
+    line.run(load)

