@@ -203,23 +203,23 @@ def _line(process: subprocess.Popen[str]) -> str:
 def machine(place: Path | None = None, cores: int = 0) -> Machine:
     """Measured at the first call, in about half a minute. `place` holds the peers' environments; `cores` 0: all."""
     available = sorted(os.sched_getaffinity(0))
-    both, missing = {}, {}
-    for library in ("memory", "numpy", "onnxruntime", "torch", "openvino"):
-        python = sys.executable if library == "memory" else python_with(library, place or default_place())
+    sides = (available[:1], available[: cores or None])
+    reads = [measured(sys.executable, "memory", side) for side in sides]
+    both, missing = dict[str, list[dict[str, float]]](), dict[str, str]()
+    for library in ("numpy", "onnxruntime", "torch", "openvino"):
+        python = python_with(library, place or default_place())
         try:
             if python is None:
                 raise Missing("not installed, here or as a peer")
-            both[library] = [measured(python, library, chosen) for chosen in (available[:1], available[: cores or None])]
+            both[library] = [measured(python, library, side) for side in sides]
         except Missing as error:
             missing[library] = str(error)
-    reads = both.pop("memory")
-    sides = [
-        Rates(
-            count, fastest({name: found[i] for name, found in both.items()}), {int(mb): rate for mb, rate in reads[i].items()}
-        )
-        for i, count in enumerate((1, len(available[: cores or None])))
-    ]
-    return Machine(*sides, {name: found[0] for name, found in both.items()}, missing)
+
+    def rates(i: int) -> Rates:
+        ops = fastest({library: found[i] for library, found in both.items()})
+        return Rates(len(sides[i]), ops, {int(mb): rate for mb, rate in reads[i].items()})
+
+    return Machine(rates(0), rates(1), {library: found[0] for library, found in both.items()}, missing)
 
 
 def least_ms(model: str, tokens: int, precision: str) -> float | None:

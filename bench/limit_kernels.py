@@ -17,7 +17,7 @@ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import numpy as np
+import numpy as np  # noqa: E402 - it reads these variables when it is loaded
 
 SECONDS = 0.3
 # Rows, inner and outer width: of MiniLM's and EmbeddingGemma's largest layers, and a shape in which libraries shine.

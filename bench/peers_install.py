@@ -41,10 +41,13 @@ def _do(command: list[str], within_s: float, what: str, **environ: str) -> None:
     except subprocess.TimeoutExpired:
         raise Missing(f"{what}: not done within {within_s:g} s") from None
     if done.returncode:
-        said = [text for text in (done.stderr + done.stdout).splitlines() if text.strip()]
-        raise Missing(
-            f"{what}: " + (next((text for text in reversed(said) if "rror" in text), said[-1]) if said else "failed")[:300]
-        )
+        raise Missing(f"{what}: {last_words(done.stdout + done.stderr)}")
+
+
+def last_words(said: str) -> str:
+    """The line of a program's output that says most likely why it failed."""
+    lines = [text.strip() for text in said.splitlines() if text.strip()]
+    return next((text for text in reversed(lines) if "rror" in text), lines[-1] if lines else "it said nothing")[:300]
 
 
 def python_of(place: Path, env: str) -> str:

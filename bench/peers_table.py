@@ -34,37 +34,23 @@ def pool(name: str, arithmetic: str = "fp32", models: tuple[str, ...] = ("minilm
 
 ALL = ("minilm", "gemma")
 REFERENCE = "sentence-transformers, PyTorch fp32"
+ST = "sentence-transformers"
 PEERS = (
     pool("embedpool, fp32", models=ALL, precision="fp32"),
     pool("embedpool, q8", "int8", ("gemma",), precision="q8"),
     pool("embedpool, q4", "int4", ("gemma",), precision="q4"),
-    Peer(REFERENCE, "st", "sentence-transformers", models=ALL),
-    Peer(
-        "sentence-transformers, PyTorch bf16",
-        "st",
-        "sentence-transformers",
-        {"dtype": "bfloat16"},
-        precision="bf16",
-        models=ALL,
-    ),
-    Peer("sentence-transformers, ONNX", "st", "sentence-transformers", {"backend": "onnx"}, needs="onnx"),
+    Peer(REFERENCE, "st", ST, models=ALL),
+    Peer("sentence-transformers, PyTorch bf16", "st", ST, {"dtype": "bfloat16"}, precision="bf16", models=ALL),
+    Peer("sentence-transformers, ONNX", "st", ST, {"backend": "onnx"}, needs="onnx"),
     Peer("fastembed", "fast_embed", "fastembed", needs="onnx"),
-    Peer("fastembed, parallel=2", "fast_embed", "fastembed", {"parallel": 2}, (32, 256), needs="onnx"),
+    Peer("fastembed, parallel=2", "fast_embed", "fastembed", {"parallel": 2}, (32, 128), needs="onnx"),
     Peer("infinity, PyTorch", "infinity", "infinity", {"engine": "torch"}, server=True),
-    Peer("LitServe", "litserve_app", "litserve", server=True),
-    Peer("mosec", "mosec_app", "mosec", server=True),
+    Peer("infinity, ONNX", "infinity", "infinity", {"engine": "optimum"}, server=True, needs="onnx"),
+    Peer("LitServe", "lit_server", "litserve", server=True),
+    Peer("mosec", "mosec_server", "mosec", server=True),
     Peer("llama.cpp", "llama_server", "llama-cpp", server=True, needs="gguf"),
     Peer("OpenVINO, f32", "openvino_loop", "openvino", {"precision": "f32"}, (4, 16), models=ALL, needs="graph"),
-    Peer(
-        "OpenVINO, bf16",
-        "openvino_loop",
-        "openvino",
-        {"precision": "bf16"},
-        (4, 16),
-        precision="bf16",
-        models=ALL,
-        needs="graph",
-    ),
+    Peer("OpenVINO, bf16", "openvino_loop", "openvino", {"precision": "bf16"}, (4, 16), False, "bf16", ALL, "graph"),
     Peer("ONNX Runtime, one process", "plain_ort", "onnxruntime", batches=(4, 16), models=ALL, needs="graph"),
 )
 

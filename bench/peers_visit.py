@@ -23,7 +23,7 @@ import numpy as np
 
 from common import arrivals
 from embedpool.memory import pss_bytes
-from peers_install import SCRIPTS, Missing
+from peers_install import SCRIPTS, Missing, last_words
 from peers_table import Peer
 
 START_S = 120.0
@@ -31,6 +31,13 @@ ANSWER_S = 120.0
 END_S = 15.0
 SAMPLE_S = 0.2  # of memory
 WARM_TEXTS = 16
+ENVIRON = {
+    "HF_HUB_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
+    "INFINITY_ANONYMOUS_USAGE_STATS": "0",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Script:
         self._name = peer.name
         self._log = tempfile.TemporaryFile("w+", dir=directory)  # noqa: SIM115 - closed by __exit__
         self._rest = b""
-        environ = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "ORT_DISABLE_TELEMETRY": "1"}
+        environ = {**os.environ, **ENVIRON}
         self.process = subprocess.Popen(
             [python, str(SCRIPTS / f"{peer.script}.py"), json.dumps({**order, **peer.options})],
             stdin=subprocess.PIPE,
@@ -128,8 +135,7 @@ class Script:
 
     def _last_words(self) -> str:
         self._log.seek(0)
-        said = [text.strip() for text in self._log.read().splitlines() if text.strip()]
-        return next((text for text in reversed(said) if "rror" in text), said[-1] if said else "no words")[:300]
+        return last_words(self._log.read())
 
 
 def descendants(pid: int) -> list[int]:

@@ -9,10 +9,13 @@ from over_http import Server, program
 
 
 def load(order: dict[str, Any]) -> Server:
-    command = [program("infinity_emb"), "v2", "--model-id", order["model"], "--engine", order["engine"], "--device", "cpu"]
+    model = order["onnx"] if order["engine"] == "optimum" else order["model"]
+    command = [program("infinity_emb"), "v2", "--model-id", model, "--engine", order["engine"], "--device", "cpu"]
     command += ["--port", "{port}", "--host", "127.0.0.1", "--no-bettertransformer", "--no-model-warmup"]
-    body = {"model": order["model"].rpartition("/")[2], "encoding_format": "base64"}
-    return Server(order, [*command, "--served-model-name", body["model"]], "/embeddings", body, "infinity-emb", "torch")
+    body = {"model": "model", "encoding_format": "base64"}
+    return Server(
+        order, [*command, "--served-model-name", body["model"]], "/embeddings", body, "infinity-emb", "torch", "onnxruntime"
+    )
 
 
 if __name__ == "__main__":

@@ -1,42 +1,29 @@
-"""LitServe: sentence-transformers behind its OpenAI embedding specification, batched dynamically, one worker process."""
+"""LitServe: sentence-transformers behind its OpenAI embedding specification, one worker process on all cores. PEER_MODEL names
+the model's directory, PEER_PORT the port, PEER_CORES the threads."""
 
 from __future__ import annotations
 
-import sys
+import os
 from typing import Any
 
-import line
-from over_http import Server
+import litserve
 
 
-def serve(model: str, port: int, cores: int) -> None:
-    import litserve
-    import torch
-    from sentence_transformers import SentenceTransformer
+class Embeddings(litserve.LitAPI):
+    def setup(self, device: str) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer
 
-    class Embeddings(litserve.LitAPI):
-        def setup(self, device: str) -> None:
-            torch.set_num_threads(cores)
-            self.model = SentenceTransformer(model, device=device)
+        torch.set_num_threads(int(os.environ["PEER_CORES"]))
+        self.model = SentenceTransformer(os.environ["PEER_MODEL"], device=device)
 
-        def predict(self, inputs: Any) -> Any:
-            return self.model.encode(inputs, normalize_embeddings=True, show_progress_bar=False)
+    def predict(self, inputs: Any) -> Any:
+        return self.model.encode(inputs, normalize_embeddings=True, show_progress_bar=False)
 
-        def encode_response(self, output: Any) -> dict[str, Any]:
-            return {"embeddings": output.tolist()}
-
-    api = Embeddings(spec=litserve.OpenAIEmbeddingSpec())
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
-    server.run(host="127.0.0.1", port=port, generate_client_file=False)
-
-
-def load(order: dict[str, Any]) -> Server:
-    command = [sys.executable, __file__, "--serve", order["model"], "{port}", str(order["cores"])]
-    return Server(order, command, "/v1/embeddings", {"model": "model"}, "litserve", "sentence-transformers", "torch")
+    def encode_response(self, output: Any) -> dict[str, Any]:
+        return {"embeddings": output.tolist()}
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--serve":
-        serve(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
-    else:
-        line.run(load)
+    server = litserve.LitServer(Embeddings(spec=litserve.OpenAIEmbeddingSpec()), accelerator="cpu", workers_per_device=1)
+    server.run(host="127.0.0.1", port=int(os.environ["PEER_PORT"]), generate_client_file=False)

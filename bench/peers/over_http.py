@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -27,7 +28,8 @@ START_S = 90.0
 
 
 class Server:
-    """`command` gets the port where it says {port}. `body` is added to each request (a model's name, a format)."""
+    """`command` gets the port where it says {port}. `body` is added to each request (a model's name, a format). An
+    application reads PEER_MODEL, PEER_CORES and PEER_PORT of its environment."""
 
     def __init__(self, order: dict[str, Any], command: Sequence[str], path: str, body: dict[str, Any], *names: str) -> None:
         self._path, self._body, self._names = path, body, names
@@ -38,7 +40,9 @@ class Server:
             self._port = int(order["endpoint"])
             return
         self._port = _free_port()
-        self._process = subprocess.Popen([part.replace("{port}", str(self._port)) for part in command])
+        environ = {"PEER_MODEL": order["model"], "PEER_CORES": str(order["cores"]), "PEER_PORT": str(self._port)}
+        full = [part.replace("{port}", str(self._port)) for part in command]
+        self._process = subprocess.Popen(full, env={**os.environ, **environ})
         self._wait()
 
     def _wait(self) -> None:
@@ -65,18 +69,25 @@ class Server:
         return vector
 
     def _ask(self, texts: list[str]) -> np.ndarray:
-        connection = self._connection()
         body = json.dumps({"input": texts, **self._body})
+        try:
+            status, content = self._post(body)
+        except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
+            status, content = self._post(body)  # servers close a connection that was not used for some seconds
+        if status != 200:
+            raise RuntimeError(f"status {status}: {content[:300].decode(errors='replace')}")
+        return np.array([_vector(row["embedding"]) for row in json.loads(content)["data"]], np.float32)
+
+    def _post(self, body: str) -> tuple[int, bytes]:
+        connection = self._connection()
         try:
             connection.request("POST", self._path, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
-            content = answer.read()
+            return answer.status, answer.read()
         except Exception:
             connection.close()
+            self._of_thread.connection = None
             raise
-        if answer.status != 200:
-            raise RuntimeError(f"status {answer.status}: {content[:300].decode(errors='replace')}")
-        return np.array([_vector(row["embedding"]) for row in json.loads(content)["data"]], np.float32)
 
     def _connection(self) -> http.client.HTTPConnection:
         """This thread's own, kept open."""
