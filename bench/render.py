@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import render_peers
+
 HERE = Path(__file__).parent
-PAGES = (HERE.parent / "README.md", HERE / "README.md")
 BEGIN, END = "<!-- {}: made by bench/render.py -->\n", "<!-- end of {} -->"
 
 
@@ -186,12 +187,20 @@ def models_table() -> str:
     return "\n".join([*lines, "", measured_on(found)]) + "\n"
 
 
-TABLES = {"numbers": table, "models": models_table}
+PAGES = {
+    HERE.parent / "README.md": {"numbers": table, "models": models_table, "peers": render_peers.beside_others},
+    HERE / "README.md": {
+        "numbers": table,
+        "models": models_table,
+        "peers": render_peers.peers,
+        "limit": render_peers.limits,
+    },
+}
 
 
 def rendered(page: Path) -> str:
     text = page.read_text()
-    for name, made in TABLES.items():
+    for name, made in PAGES[page].items():
         begin, end = BEGIN.format(name), END.format(name)
         before, found, rest = text.partition(begin)
         _, ended, after = rest.partition(end)

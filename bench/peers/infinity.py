@@ -13,9 +13,8 @@ def load(order: dict[str, Any]) -> Server:
     command = [program("infinity_emb"), "v2", "--model-id", model, "--engine", order["engine"], "--device", "cpu"]
     command += ["--port", "{port}", "--host", "127.0.0.1", "--no-bettertransformer", "--no-model-warmup"]
     body = {"model": "model", "encoding_format": "base64"}
-    return Server(
-        order, [*command, "--served-model-name", body["model"]], "/embeddings", body, "infinity-emb", "torch", "onnxruntime"
-    )
+    command += ["--served-model-name", "model"]
+    return Server(order, command, "/embeddings", body, "infinity-emb", "torch", "onnxruntime")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,6 @@ class Embeddings(mosec.Worker):
 
 if __name__ == "__main__":
     server = mosec.Server()
-    workers = mosec.Runtime(Embeddings, num=int(os.environ["PEER_CORES"]), max_batch_size=8, max_wait_time=1, timeout=60)
+    workers = mosec.Runtime(Embeddings, num=int(os.environ["PEER_CORES"]), max_batch_size=8, max_wait_time=1)
     server.register_runtime({"/v1/embeddings": [workers]})
     server.run()

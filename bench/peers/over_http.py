@@ -93,7 +93,7 @@ class Server:
         """This thread's own, kept open."""
         found: http.client.HTTPConnection | None = getattr(self._of_thread, "connection", None)
         if found is None:
-            found = self._of_thread.connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+            found = self._of_thread.connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
             found.connect()
             found.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return found
