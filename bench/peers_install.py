@@ -156,6 +156,10 @@ def exported(source: Path, target: Path, place: Path) -> Path:
     if not (target / "onnx" / "model.onnx").is_file():
         python = python_of(place, "sentence-transformers")
         _do([python, str(SCRIPTS / "export_onnx.py"), str(source), str(target)], MAKE_S, "exporting to ONNX")
+    # Libraries that read only this file cut at 128 or 512 tokens otherwise, and would do other work than the rest.
+    most = json.loads((source / "sentence_bert_config.json").read_text())["max_seq_length"]
+    config = target / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_length": most, "model_max_length": most}))
     return target
 
 

@@ -16,13 +16,13 @@ class OfThePool:
         self._client = Client(order["endpoint"]) if order.get("endpoint") else Pool(**settings)
         self._client.model(timeout_s=60)
 
-    # prompt_name None: no prompt, as for all others.
+    # prompt "": none, as for all others.
 
     def embed(self, texts: list[str], batch: int) -> np.ndarray:  # noqa: ARG002 - it forms batches itself
-        return self._client.embed_documents(texts, prompt_name=None)
+        return self._client.embed_documents(texts, prompt="")
 
     def query(self, text: str) -> np.ndarray:
-        return self._client.embed_query(text, prompt_name=None)
+        return self._client.embed_query(text, prompt="")
 
     def about(self) -> dict[str, Any]:
         return {"versions": line.versions("embedpool", "onnxruntime"), "endpoint": self._client.endpoint}
