@@ -49,8 +49,8 @@ PEERS = (
     Peer("LitServe", "lit_server", "litserve", server=True),
     Peer("mosec", "mosec_server", "mosec", server=True),
     Peer("llama.cpp", "llama_server", "llama-cpp", server=True, needs="gguf"),
-    Peer("OpenVINO, f32", "openvino_loop", "openvino", {"precision": "f32"}, (4, 16), models=ALL, needs="graph"),
-    Peer("OpenVINO, bf16", "openvino_loop", "openvino", {"precision": "bf16"}, (4, 16), False, "bf16", ALL, "graph"),
+    Peer("OpenVINO, f32", "openvino_loop", "openvino", {"precision": "f32"}, (4, 16), models=ALL, needs="openvino"),
+    Peer("OpenVINO, bf16", "openvino_loop", "openvino", {"precision": "bf16"}, (4, 16), False, "bf16", ALL, "openvino"),
     Peer("ONNX Runtime, one process", "plain_ort", "onnxruntime", batches=(4, 16), models=ALL, needs="graph"),
 )
 

@@ -91,13 +91,14 @@ class Script:
         return self
 
     def __exit__(self, *_: object) -> None:
-        everything = [*descendants(self.process.pid), self.process.pid]
+        everything = {pid: _started(pid) for pid in descendants(self.process.pid)}
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self.tell(do="end")
             self.process.wait(END_S)
-        for pid in everything:
+        self.process.kill()  # nothing, if it has ended
+        for pid, started in everything.items():
             with contextlib.suppress(ProcessLookupError):
-                if self.process.poll() is None or pid != self.process.pid:
+                if started and _started(pid) == started:  # the number may be another process's by now
                     os.kill(pid, signal.SIGKILL)
         self.process.wait()
         for file in (self.process.stdin, self.process.stdout, self._log):
@@ -136,6 +137,13 @@ class Script:
     def _last_words(self) -> str:
         self._log.seek(0)
         return last_words(self._log.read())
+
+
+def _started(pid: int) -> str:
+    """When it began, in ticks since the start of the machine (proc_pid_stat(5), field 22); "" if it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
 
 
 def descendants(pid: int) -> list[int]:

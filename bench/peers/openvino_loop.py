@@ -18,7 +18,7 @@ class OpenVino:
 
         self._library = openvino
         self._core = openvino.Core()
-        self._model = self._core.read_model(order["graph"])
+        self._model = self._core.read_model(order["openvino"])
         self._inputs = {each.any_name for each in self._model.inputs}
         self._options = {"INFERENCE_PRECISION_HINT": order["precision"], "INFERENCE_NUM_THREADS": order["cores"]}
         self._tokens = Tokens(order["model"])
