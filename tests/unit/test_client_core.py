@@ -155,7 +155,7 @@ def test_a_pool_that_comes_back_with_another_dimension_gets_rooms_of_that_size()
     said(core, wire.Vectors(ticket.id, 1, 32, 3, "two"))
     assert isinstance(ticket.result, np.ndarray)
     assert ticket.result.shape == (1, 32)
-    assert ticket.fingerprint == "two"
+    assert ticket.answer().fingerprint == "two"
 
 
 def test_an_array_of_the_old_session_outlives_it() -> None:

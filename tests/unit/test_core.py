@@ -430,7 +430,37 @@ def test_another_model_ends_all_sessions_and_retires_the_workers_of_the_one_befo
     assert replies(play(made, ask(1, ["x"] * 4), 0.6)) == [(ALICE, 1, "too_large")]
     play(made, ask(1, dim=8), 0.6)
     (action,) = play(made, finish(made, 3), 0.7)
-    assert action.message == Vectors(1, 1, 8, 1, "another fingerprint", False)  # type: ignore[attr-defined]
+    assert isinstance(action, Reply) and isinstance(action.message, Vectors)
+    assert (action.message.dim, action.message.fingerprint) == (8, "another fingerprint")
+
+
+def test_an_answer_says_how_long_its_request_waited_and_what_its_jobs_took() -> None:
+    made = core()
+    play(made, joined(1), 0.0)
+    play(made, ask(1), 1.0)
+    play(made, ask(2, session=BOB), 1.0)
+    first, second = made.workers[1].jobs
+    (reply, *_) = play(made, Finished(1, Done(first.id, 30.0, (1,), tokenize_ms=2.0), b""), 1.04)
+    assert _took(reply) == (0.0, 2.0, 28.0)
+    (reply,) = play(made, Finished(1, Done(second.id, 10.0, (1,), tokenize_ms=1.0), b""), 1.06)
+    assert _took(reply) == (40.0, 1.0, 9.0), "it was the worker's next one for 40 ms"
+
+
+def test_an_answer_counts_the_jobs_of_all_workers_that_shared_its_request() -> None:
+    made = core(slice_ms=5.0)
+    for worker in (1, 2):
+        play(made, joined(worker), 0.0)
+    jobs = [action.job for action in play(made, ask(1, words(2, 26), priority="bulk"), 1.0) if isinstance(action, SendJob)]
+    assert len(jobs) == 2
+    play(made, Finished(1, Done(jobs[0].id, 6.0, (9,), tokenize_ms=1.0), b""), 1.006)
+    (reply,) = play(made, Finished(2, Done(jobs[1].id, 8.0, (9,), tokenize_ms=1.5), b""), 1.008)
+    assert _took(reply) == (0.0, 2.5, 11.5)
+
+
+def _took(reply: object) -> tuple[float, float, float]:
+    assert isinstance(reply, Reply) and isinstance(reply.message, Vectors)
+    message = reply.message
+    return round(message.queue_ms, 6), message.tokenize_ms, message.run_ms
 
 
 def test_what_the_model_before_still_computes_says_nothing_of_what_this_one_costs() -> None:

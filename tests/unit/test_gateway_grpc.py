@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from embedpool import errors
 from embedpool.client import AsyncClient
+from embedpool.client.core import Answer
 from embedpool.errors import BY_CODE, EmbedpoolError
 from embedpool.gateway import grpc_akidb
 from embedpool.gateway.address import reserve, where
@@ -78,7 +79,7 @@ def test_a_request_is_read_as_protobuf_writes_it() -> None:
 @pytest.mark.parametrize("dim", [1, 31, 32, 768, 65_536])
 def test_rows_of_any_dimension_arrive_bit_by_bit(dim: int) -> None:
     vectors = np.random.default_rng(dim).standard_normal((3, dim)).astype(np.float32)[:, ::-1]  # not contiguous
-    found = Embedded(vectors=vectors, model="m", fingerprint="", tokens=0, characters=0, seconds=0.0015)
+    found = Embedded(answer=Answer(vectors, 0, ""), model="m", characters=0, seconds=0.0015)
     data = embed_response(read_embed(b""), ["12345678", "", ""], found)
     answer = messages()["EmbedResponse"].FromString(data)
     assert np.array_equal(np.array([row.values for row in answer.embeddings], np.float32), vectors)

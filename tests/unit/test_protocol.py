@@ -271,7 +271,7 @@ def test_what_is_left_out_has_the_value_that_the_wire_promises() -> None:
     message = decode(msgpack.packb(welcome))
     assert isinstance(message, wire.Welcome)
     every = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
-    assert astuple(message.models[0]) == ("m", 4, 9, "f", (), every, (), "fp32")
+    assert astuple(message.models[0]) == ("m", 4, 9, "f", (), every, (), "fp32", "", "")
     part: dict[str, Any] = {"segment": "", "segment_bytes": 0, "offset": 0, "dim": 4, "rows": [0], "texts": ["a"]}
     part |= {"prompt_name": None, "normalize": True, "truncate": "left"}
     job = decode(msgpack.packb({"kind": "job", "id": 1, "parts": [part]}))

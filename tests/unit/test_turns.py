@@ -48,6 +48,9 @@ class World:
         self.log.append("bulk")
         return np.zeros((len(rows), 4), np.float32)
 
+    def tokens(self, texts: Sequence[str], cut: str) -> Any:
+        raise ValueError("no text", texts, cut)
+
     def do(self, job: wire.Job) -> None:
         assert job.urgent
         self.log.append("query")
@@ -69,6 +72,15 @@ def test_a_run_is_interrupted_for_a_query_and_made_again_behind_it() -> None:
     world = World([1, 0])
     turns(world).run([[1] * 16], 16)
     assert world.log == ["interrupted", "query", "bulk"]
+
+
+def test_tokenising_is_timed_even_where_it_fails() -> None:
+    made = turns(World([]))
+    for _ in range(2):
+        before = made.spent.tokenize_s
+        with pytest.raises(ValueError, match="no text"):
+            made.tokens(["x"], "right")
+        assert made.spent.tokenize_s > before
 
 
 def test_a_short_run_is_not_watched() -> None:

@@ -10,7 +10,6 @@ import contextlib
 import time
 import weakref
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -19,7 +18,7 @@ import zmq
 
 from embedpool import errors
 from embedpool.client.arena import Lease, Vectors
-from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, ClientCore, Options, Ticket, as_strings
+from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, Answer, ClientCore, Options, Ticket, as_strings
 from embedpool.client.documents import CHUNKS_AHEAD, Assembly, Keywords, options_of
 from embedpool.client.link import nobody_at, open_link, own_name, receive, send
 from embedpool.client.sync import CLOSED, CONNECT_S, SEGMENT_BYTES
@@ -28,16 +27,6 @@ from embedpool.edge import descriptor
 from embedpool.errors import EmbedpoolError, NotRunning, TimedOut
 from embedpool.protocol import ModelCard
 from embedpool.shm.segment import ReadMap
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Vectors as `embed` gives them, with what the pool says of them: `tokens` is how many the model read, prompts and
-    special tokens included."""
-
-    vectors: Vectors
-    tokens: int
-    fingerprint: str
 
 
 def _of(me: weakref.ref[AsyncClient], method: Callable[[AsyncClient], None]) -> None:
@@ -74,14 +63,13 @@ class AsyncClient:
         return (await self.answer(texts, timeout_s=timeout_s, **keywords)).vectors
 
     async def answer(self, texts: Sequence[str], *, timeout_s: float = 30.0, **keywords: Unpack[Keywords]) -> Answer:
-        """`embed`, for whoever has to account for the tokens."""
+        """As Client.answer."""
         options = options_of(keywords)
         deadline_at = time.monotonic() + timeout_s
         await self._connect(deadline_at)
         ticket = self._start(texts, options, deadline_at)
-        found = await self._await(ticket)
-        assert isinstance(found, np.ndarray)
-        return Answer(found, ticket.tokens, ticket.fingerprint)
+        await self._await(ticket)
+        return ticket.answer()
 
     async def embed_query(self, text: str, *, timeout_s: float = 30.0, **keywords: Unpack[Keywords]) -> Vectors:
         """As Client.embed_query."""

@@ -59,12 +59,30 @@ class Ticket:
     offset: int = 0
     placed: bool = False  # within a larger room: the caller makes the array
     result: Vectors | EmbedpoolError | str | None = None
-    fingerprint: str = ""  # of the model that computed the result
-    tokens: int = 0  # that it read for it
+    told: wire.Vectors | None = None  # what came with the result
     done_at: float = 0.0
     abandoned: bool = False
     waker: threading.Event | None = None
     on_done: Callable[[], None] | None = None
+
+    def answer(self) -> Answer:
+        """Of a request that got its vectors."""
+        assert isinstance(self.result, np.ndarray) and self.told is not None
+        told = self.told
+        return Answer(self.result, told.tokens, told.fingerprint, told.queue_ms, told.tokenize_ms, told.run_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Vectors as `embed` gives them, with what the pool says of them: `tokens` is how many the model read, prompts and
+    special tokens included. `queue_ms`, `tokenize_ms` and `run_ms` are as in protocol.Vectors."""
+
+    vectors: Vectors
+    tokens: int
+    fingerprint: str
+    queue_ms: float = 0.0
+    tokenize_ms: float = 0.0
+    run_ms: float = 0.0
 
 
 @dataclass(slots=True)
@@ -276,7 +294,7 @@ class ClientCore:
         if ticket is None:
             return
         rows, dtype = len(ticket.texts), ticket.options.dtype
-        ticket.fingerprint, ticket.tokens = vectors.fingerprint, vectors.tokens
+        ticket.told = vectors
         result: Vectors | EmbedpoolError | str
         if (vectors.rows, vectors.dim) != (rows, ticket.dim) or (vectors.inline and rows and ticket.lease is not None):
             result = errors.ProtocolError(f"asked for [{rows}, {ticket.dim}], got [{vectors.rows}, {vectors.dim}]")

@@ -153,10 +153,11 @@ class Assembly:
     def took(self, chunk: Chunk, vectors: Vectors) -> None:
         """A chunk's answer: in its place already, or vectors to copy."""
         self.open.remove(chunk)
-        assert chunk.ticket is not None
-        if self._fingerprint not in ("", chunk.ticket.fingerprint):
+        assert chunk.ticket is not None and chunk.ticket.told is not None
+        fingerprint = chunk.ticket.told.fingerprint
+        if self._fingerprint not in ("", fingerprint):
             raise ModelChanged("the pool came back with another model in the middle: embed all the texts again")
-        self._fingerprint = chunk.ticket.fingerprint
+        self._fingerprint = fingerprint
         if not chunk.ticket.placed:
             rows = self._whole()
             rows[chunk.start : chunk.start + len(chunk.texts)] = vectors

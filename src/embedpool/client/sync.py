@@ -29,7 +29,7 @@ import zmq
 
 from embedpool import errors
 from embedpool.client.arena import Lease, Vectors
-from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, ClientCore, Options, Ticket, as_strings
+from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, Answer, ClientCore, Options, Ticket, as_strings
 from embedpool.client.documents import CHUNKS_AHEAD, Assembly, Keywords, options_of
 from embedpool.client.link import no_descriptor, nobody_at, open_link, own_name, receive, send
 from embedpool.config import find_endpoint
@@ -104,10 +104,16 @@ class Client:
         retry_after_ms; TimedOut after `timeout_s`; NotRunning; PoolFailed; Unavailable where this process has no file
         descriptors left to connect with.
         """
+        return self.answer(texts, timeout_s=timeout_s, **keywords).vectors
+
+    def answer(self, texts: Sequence[str], *, timeout_s: float = 30.0, **keywords: Unpack[Keywords]) -> Answer:
+        """`embed`, for whoever has to account for the tokens, or wants to know where the time went."""
         options = options_of(keywords)
         deadline_at = time.monotonic() + timeout_s
         self._connect(deadline_at)
-        return self._vectors(self._await(self._start(texts, options, deadline_at)))
+        ticket = self._start(texts, options, deadline_at)
+        self._await(ticket)
+        return ticket.answer()
 
     def embed_query(self, text: str, *, timeout_s: float = 30.0, **keywords: Unpack[Keywords]) -> Vectors:
         """float32[dim]: one text, with the model's query prompt if it has one and `prompt_name` is not given."""

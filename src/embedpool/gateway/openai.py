@@ -165,5 +165,5 @@ def answer(found: Embedded, base64: bool) -> dict[str, Any]:
         "object": "list",
         "data": [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)],
         "model": found.model,
-        "usage": {"prompt_tokens": found.tokens, "total_tokens": found.tokens},
+        "usage": {"prompt_tokens": found.answer.tokens, "total_tokens": found.answer.tokens},
     }

@@ -51,13 +51,16 @@ def plain_bytes(accept: str, found: Embedded) -> Response | None:
 
 
 def facts(found: Embedded) -> dict[str, str]:
-    """Headers with what is known of a request, under TEI's names. What only a worker could measure (queue, tokenisation,
-    inference) is not among them."""
+    """Headers with what is known of a request, under TEI's names; times in whole milliseconds."""
+    answer = found.answer
     return {
         "x-compute-characters": str(found.characters),
-        "x-compute-tokens": str(found.tokens),
+        "x-compute-tokens": str(answer.tokens),
         "x-total-time": str(round(found.seconds * 1e3)),
-        "x-embedpool-fingerprint": found.fingerprint.encode("ascii", "backslashreplace").decode(),
+        "x-queue-time": str(round(answer.queue_ms)),
+        "x-tokenization-time": str(round(answer.tokenize_ms)),
+        "x-inference-time": str(round(answer.run_ms)),
+        "x-embedpool-fingerprint": answer.fingerprint.encode("ascii", "backslashreplace").decode(),
     }
 
 

@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from embedpool.client import AsyncClient
 from embedpool.client.arena import Vectors
+from embedpool.client.core import Answer
 from embedpool.client.documents import Keywords
 from embedpool.errors import Cancelled, EmbedpoolError, Overloaded
 from embedpool.gateway.keys import Keys
@@ -31,12 +32,14 @@ T = TypeVar("T")
 class Embedded:
     """float32[texts, dim] and what is known of how it came to be. `seconds`: from asking the pool to its answer."""
 
-    vectors: Vectors
+    answer: Answer
     model: str
-    fingerprint: str
-    tokens: int
     characters: int
     seconds: float
+
+    @property
+    def vectors(self) -> Vectors:
+        return self.answer.vectors
 
 
 class Service:
@@ -92,10 +95,8 @@ class Service:
         found = await self.pool.answer(texts, timeout_s=wished.deadline_at - time.monotonic(), **keywords)
         self.metrics.tokens.inc(found.tokens)
         return Embedded(
-            vectors=found.vectors,
+            answer=found,
             model=card.name,
-            fingerprint=found.fingerprint,
-            tokens=found.tokens,
             characters=sum(map(len, texts)),
             seconds=time.monotonic() - began_at,
         )

@@ -208,7 +208,7 @@ class TEI:
                 "model_id": card.name,
                 "model_sha": None,
                 "model_dtype": DTYPES.get(card.precision, card.precision),
-                "model_type": {"embedding": {"pooling": "unknown"}},  # clients are not told, and TEI's clients want a string
+                "model_type": {"embedding": {"pooling": card.pooling or "unknown"}},
                 "max_concurrent_requests": options.max_concurrent,
                 "max_input_length": card.max_tokens,
                 "max_batch_tokens": options.max_client_batch * card.max_tokens,

@@ -9,7 +9,6 @@ and types (bench/like_sentence_transformers.py compares both over a table of arg
   needs no sample; its codes are not these.)
 * `similarity` gives a tensor only where it is given one, an array otherwise.
 * `batch_size` and `device` are accepted and ignored: the pool batches by length and decides where it computes.
-* No prompt is added by `encode` itself: a pool does not say which prompt a model's own configuration has as its default.
 * Tokens, token vectors and training do not come over: BadRequest.
 """
 
@@ -95,7 +94,8 @@ class SentenceTransformer:
         """[n, dim] of float32, int8 or uint8, or [n, ⌈dim / 8⌉] of int8 (binary) or uint8 (ubinary); [dim] for one string;
         float32[0] for no texts. The array is the caller's own, not a view of shared memory.
 
-        `prompt` is put before each text; without one, the model's prompt named `prompt_name`. The first `truncate_dim` values,
+        `prompt` is put before each text; without one, the model's prompt named `prompt_name`, or its default one, which few
+        models have. The first `truncate_dim` values,
         all where that is more than there are, are of unit length if `normalize_embeddings`. A tensor with `convert_to_tensor`,
         a list of tensors with neither it nor `convert_to_numpy`. `show_progress_bar` None draws one where this module's log
         level is INFO or lower. Raises BadRequest for what a pool cannot give, and what Client.embed_documents does.
@@ -217,10 +217,10 @@ def _check(output_value: str | None, batch_size: int, precision: str) -> None:
 
 
 def _prompt(name: str | None, text: str | None, card: ModelCard) -> Keywords:
-    """Of both, the text counts. With neither there is none."""
+    """Of both, the text counts. With neither it is the one that the model's own configuration has as its default, if any."""
     if text is not None:
         return {"prompt": text}
-    return {"prompt_name": name} if name is not None else prompted(card)
+    return {"prompt_name": name} if name is not None else prompted(card, card.default_prompt)
 
 
 def _like(found: Array, *given: Any) -> Any:

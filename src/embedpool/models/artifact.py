@@ -188,6 +188,7 @@ def _make(
             prompts=source.prompts,
             titled=source.titled,
             default_prompt=source.default_prompt,
+            pooling=source.pooling,
             output=output,
             output_range=source.output_range if output == "uint8" else None,
             one_by_one=one_by_one,

@@ -32,6 +32,7 @@ class ModelSpec:
     prompts: dict[str, str]
     titled: dict[str, str] = field(default_factory=dict)
     default_prompt: str = ""  # a name in prompts, or ""
+    pooling: str = ""  # for people: the graph does it
     output: Literal["float32", "uint8"] = "float32"
     output_range: tuple[float, float] | None = None
     one_by_one: bool = False
@@ -55,6 +56,8 @@ class ModelSpec:
             self.dtypes,
             tuple(self.titled),
             self.precision,
+            self.default_prompt,
+            self.pooling,
         )
 
     def to_json(self) -> str:

@@ -276,7 +276,9 @@ class Core:
             return
         self.counters.rows += len(ask.texts)
         inline = request.inline is not None
-        answer = Vectors(ask.id, len(ask.texts), request.dim, request.tokens, self.model.fingerprint, inline)
+        queue_ms = (min(request.begun_at, self._now) - request.arrived_at) * 1e3
+        took = (queue_ms, request.tokenize_ms, request.run_ms)
+        answer = Vectors(ask.id, len(ask.texts), request.dim, request.tokens, self.model.fingerprint, inline, *took)
         self._reply(session.key, answer, out, request.inline or b"")
 
     def _reply(self, session: bytes, message: Vectors | Refused, out: list[Action], payload: bytes | bytearray = b"") -> None:
@@ -425,7 +427,7 @@ class Core:
         payload = memoryview(event.payload)
         for i, piece in enumerate(job.slices):
             tokens = event.done.tokens[i] if i < len(event.done.tokens) else 0
-            payload = rows_done(piece, tokens, payload)
+            payload = rows_done(piece, job, event.done, tokens, payload)
             self.counters.tokens += tokens
             self._piece_ended(piece, failures.get(i), out)
         orphans = self.alike.left(job.slices)

@@ -35,9 +35,12 @@ def _part(piece: Slice) -> wire.Part:
     )
 
 
-def rows_done(piece: Slice, tokens: int, payload: memoryview) -> memoryview:
+def rows_done(piece: Slice, job: Job, done: wire.Done, tokens: int, payload: memoryview) -> memoryview:
     """Books a slice's rows; returns the payload behind its inline rows."""
     request = piece.request
+    request.begun_at = min(request.begun_at, job.began_at)
+    request.tokenize_ms += done.tokenize_ms
+    request.run_ms += max(0.0, done.run_ms - done.tokenize_ms)
     request.done_rows += len(piece.rows)
     request.tokens += tokens
     if request.inline is None:

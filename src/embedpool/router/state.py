@@ -41,6 +41,9 @@ class Request:
     in_jobs: int = 0  # slices in jobs
     done_rows: int = 0
     tokens: int = 0
+    begun_at: float = math.inf  # when a worker took up the first of its rows
+    tokenize_ms: float = 0.0
+    run_ms: float = 0.0
     inline: bytearray | None = None
     refusal: Refused | None = None
 

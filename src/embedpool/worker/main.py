@@ -30,7 +30,7 @@ from embedpool.worker.forkserver import Fork, run
 from embedpool.worker.inbox import Inbox
 from embedpool.worker.job import Known, Model, run_job
 from embedpool.worker.spec import WorkerSpec
-from embedpool.worker.turns import Turns
+from embedpool.worker.turns import Spent, Turns
 
 log = logging.getLogger("embedpool.worker")
 
@@ -59,11 +59,11 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec, record_fd: int, encoder: Encoder, cores: frozenset[int]) -> None:
         self.spec = spec
-        self.model = Model(encoder, spec.model)
         self.unit_ms = warm_up(encoder, spec.model)
         self.sock = _connect(spec)
         self.inbox = Inbox(self.sock, encoder.interrupt, cores)
         self.turns = Turns(self.inbox, encoder, self._urgent)
+        self.model = Model(self.turns, spec.model)
         self.maps: dict[str, WriteMap] = {}
         self.directory = Path(spec.segments)
         self.record_fd = record_fd
@@ -94,13 +94,14 @@ class Worker:
         that they interrupted."""
         self._begun(job)
         self.current = job
-        overtaken_runs, self.turns.runs = self.turns.runs, []
+        overtaken, self.turns.spent = self.turns.spent, Spent()
         began, others_s = time.perf_counter(), self.urgent_s + self.turns.wasted_s
-        run = self.turns.run_now if job.urgent else self.turns.run
+        run = self.turns.run_now if job.urgent else None
         outcome = run_job(job, self.model, self._open_segment, run, self.recent.get(job.repeats, {}))
         took_s = time.perf_counter() - began - (self.urgent_s + self.turns.wasted_s - others_s)
-        done = wire.Done(job.id, took_s * 1e3, tuple(outcome.tokens), tuple(outcome.failures), tuple(self.turns.runs))
-        self.turns.runs = overtaken_runs
+        spent, self.turns.spent = self.turns.spent, overtaken
+        counts, failures, runs = tuple(outcome.tokens), tuple(outcome.failures), tuple(spent.runs)
+        done = wire.Done(job.id, took_s * 1e3, counts, failures, runs, spent.tokenize_s * 1e3)
         self._keep(job.id, outcome.known)
         self._send([wire.encode(done), outcome.payload] if outcome.payload else [wire.encode(done)])
         return took_s

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from embedpool import protocol as wire
-from embedpool.models.encoding import Encoder, Interrupted, Vectors
+from embedpool.models.encoding import Cut, Encoder, Interrupted, Vectors
 from embedpool.protocol import Run
 from embedpool.worker.inbox import Inbox
 
@@ -21,17 +21,33 @@ HORIZON_TOKENS = 4096.0  # of the mean that a run's duration is expected from
 
 
 @dataclass(slots=True)
+class Spent:
+    """On the job that is being done, for the router: its cost model, and what it tells of a request."""
+
+    runs: list[Run] = field(default_factory=list)
+    tokenize_s: float = 0.0
+
+
+@dataclass(slots=True)
 class Turns:
-    """`do` runs one urgent job and answers it."""
+    """The encoder as a bulk job sees it. `do` runs one urgent job and answers it."""
 
     inbox: Inbox
     encoder: Encoder
     do: Callable[[wire.Job], None]
     given: int = 0  # how many urgent jobs have overtaken
     wasted_s: float = 0.0  # in runs that were interrupted, ever
-    runs: list[Run] = field(default_factory=list)  # of the job that is being done, for the router's cost model
+    spent: Spent = field(default_factory=Spent)
     _token_s: float = 0.0
     _weight: float = 0.0
+
+    def tokens(self, texts: Sequence[str], cut: Cut) -> list[list[int]]:
+        """As the encoder's. Raises what it raises."""
+        began = time.perf_counter()
+        try:
+            return self.encoder.tokens(texts, cut)
+        finally:
+            self.spent.tokenize_s += time.perf_counter() - began
 
     def run(self, rows: Sequence[Sequence[int]], width: int) -> Vectors:
         """One micro-batch of a bulk job. Raises what the encoder raises."""
@@ -63,11 +79,14 @@ class Turns:
         """One micro-batch of an urgent job, which gives way to nobody. Raises what the encoder raises."""
         return self._timed(rows, width)
 
+    def interrupt(self) -> None:
+        self.encoder.interrupt()
+
     def _timed(self, rows: Sequence[Sequence[int]], width: int) -> Vectors:
         began = time.perf_counter()
         vectors = self.encoder.run(rows, width)
         took_s = time.perf_counter() - began
-        self.runs.append(Run(len(rows), width, took_s * 1e3))
+        self.spent.runs.append(Run(len(rows), width, took_s * 1e3))
         tokens = len(rows) * width
         kept = min(self._weight, HORIZON_TOKENS)
         self._token_s = (self._token_s * kept + took_s) / (kept + tokens)
