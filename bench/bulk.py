@@ -26,6 +26,8 @@ from embedpool import Pool
 from embedpool.cli.demo import docstrings
 from embedpool.worker.batching import micro_batches
 
+LONGEST_S = 300.0  # of a loop
+
 
 def loop(texts: list[str], best: bool, model: str = "minilm") -> tuple[float, int]:
     """(seconds, tokens) of a loop in this process."""
@@ -57,7 +59,12 @@ def loops(count: int, cores: int = 1, best: bool = False, *others: str) -> tuple
     chosen = sorted(os.sched_getaffinity(0))[:cores]
     command = [sys.executable, __file__, "--texts", str(count), *["--best"] * best, *others, "--loop-on"]
     running = [subprocess.Popen([*command, str(core)], stdout=subprocess.PIPE, text=True) for core in chosen]
-    found = [json.loads(process.communicate()[0]) for process in running]
+    try:
+        found = [json.loads(process.communicate(timeout=LONGEST_S)[0]) for process in running]
+    finally:
+        for process in running:
+            process.kill()  # nothing, if it has ended
+            process.wait()
     return sum(tokens / seconds for seconds, tokens in found), found[0][1]
 
 

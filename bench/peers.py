@@ -18,6 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -39,6 +41,7 @@ LOOPS = "pinned loops, ONNX Runtime"
 MOST_TOKENS = {"minilm": 256, "gemma": 512}  # longer texts are left out: peers cut at different lengths
 TEXTS = {"minilm": 200, "gemma": 32}
 PER_S = {"minilm": 50.0, "gemma": 5.0}  # a query of EmbeddingGemma's takes ten times as long
+MOST_S = {"minilm": 480.0, "gemma": 360.0}  # of the whole run
 LABELS = {"minilm": "all-MiniLM-L6-v2, fp32 weights", "gemma": "EmbeddingGemma-300M's shape, random weights"}
 
 
@@ -94,7 +97,10 @@ class Tour:
     def _loops(self, place: Path) -> None:
         path = place / "texts.json"
         path.write_text(json.dumps(self._work.documents))
-        self.loops.append(loops(0, self._work.cores, True, "--model", self._files.model, "--texts-in", str(path))[0])
+        try:
+            self.loops.append(loops(0, self._work.cores, True, "--model", self._files.model, "--texts-in", str(path))[0])
+        except (subprocess.TimeoutExpired, ValueError) as error:  # it said nothing that is JSON
+            self.failed[LOOPS] = f"{type(error).__name__}: {error}"
 
     def reference(self) -> np.ndarray | None:
         return self.seen[REFERENCE][0].vectors if self.seen.get(REFERENCE) else None
@@ -113,9 +119,13 @@ def measure(model: str, given: argparse.Namespace) -> dict[str, Any]:
             tour.failed[peer.name] = str(error)
     began = time.monotonic()
     facts = Given(document_tokens, query_tokens, limit.cost(files.built), limit.machine(given.venvs, given.cores).all)
+    repeats = 0
     with tempfile.TemporaryDirectory(prefix="embedpool-bench-") as place:
         for number in range(1 if given.quick else given.repeats):
+            if number and (time.monotonic() - began) * (number + 1) / number > MOST_S[model]:
+                break  # the next one would take too long; how many there were is in the results
             tour.repeat(number, Path(place))
+            repeats = number + 1
     rows: dict[str, Any] = {
         peer.name: {"error": tour.failed[peer.name]}
         if peer.name in tour.failed
@@ -129,8 +139,8 @@ def measure(model: str, given: argparse.Namespace) -> dict[str, Any]:
         "query_tokens_at_the_median": sorted(query_tokens)[len(query_tokens) // 2],
         "queries_per_s": work.per_s,
         "cores": given.cores,
-        "repeats": len(tour.loops),
-        "peers": rows | {LOOPS: of_loops(tour.loops, facts)},
+        "repeats": repeats,
+        "peers": rows | {LOOPS: {"error": tour.failed[LOOPS]} if LOOPS in tour.failed else of_loops(tour.loops, facts)},
         "limits": {precision: facts.limits(precision) for precision in limit.BYTES},
         "took_s": round(time.monotonic() - began),
     }
@@ -148,7 +158,10 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])  # and of every peer, which inherits it
     given.cores = len(os.sched_getaffinity(0))
     for model in [given.model] if given.model else ["minilm", "gemma"]:
-        found = measure(model, given)
+        try:
+            found = measure(model, given)
+        except Missing as error:  # the weights themselves
+            sys.exit(str(error))
         write("peers" if model == "minilm" else f"peers-{model}", " ".join((__doc__ or "").split()), found)
 
 

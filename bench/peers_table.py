@@ -40,6 +40,7 @@ PEERS = (
     pool("embedpool, q8", "int8", ("gemma",), precision="q8"),
     pool("embedpool, q4", "int4", ("gemma",), precision="q4"),
     Peer(REFERENCE, "st", ST, models=ALL),
+    Peer("sentence-transformers, PyTorch fp32, 2 processes", "st", ST, {"processes": 2}),
     Peer("sentence-transformers, PyTorch bf16", "st", ST, {"dtype": "bfloat16"}, precision="bf16", models=ALL),
     Peer("sentence-transformers, ONNX", "st", ST, {"backend": "onnx"}, needs="onnx"),
     Peer("fastembed", "fast_embed", "fastembed", needs="onnx"),

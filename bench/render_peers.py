@@ -27,7 +27,7 @@ def markdown(names: list[str], rows: list[list[str]]) -> str:
 
 
 def not_measured(name: str) -> str:
-    return f"Not measured yet: `python bench/{name}.py` writes `bench/results/{name}.json`.\n"
+    return f"Not measured yet: `bench/{name}.py` does.\n"
 
 
 # ── cells ────────────────────────────────────────────────────────────────────────────────────────────────────────────
