@@ -34,8 +34,8 @@ from common import write
 from embedpool.cli.demo import docstrings
 from peers_install import Files, Missing, default_place, files_of, python_of
 from peers_results import Given, of_loops, row
-from peers_table import REFERENCE, Peer, chosen
-from peers_visit import Seen, Work, visit
+from peers_table import OURS, REFERENCE, Peer, chosen
+from peers_visit import Seen, Work, start_once, visit
 
 LOOPS = "pinned loops, ONNX Runtime"
 MOST_TOKENS = {"minilm": 256, "gemma": 512}  # longer texts are left out: peers cut at different lengths
@@ -72,6 +72,20 @@ class Tour:
         self.failed: dict[str, str] = {}
         self.loops: list[float] = []
 
+    def install(self) -> None:
+        """What has to be installed or prepared is, before time is taken."""
+        with tempfile.TemporaryDirectory(prefix="embedpool-bench-") as place:
+            for peer in self.peers:
+                try:
+                    python = python_of(self._venvs, peer.env)
+                    if peer.env == OURS:
+                        start_once(python, peer, self._order(), Path(place))
+                except Missing as error:
+                    self.failed[peer.name] = str(error)
+
+    def _order(self) -> dict[str, Any]:
+        return self._files.order() | {"cores": self._work.cores}
+
     def repeat(self, number: int, place: Path) -> None:
         """Every peer once; one that failed is not tried again."""
         for peer in self.peers:
@@ -86,13 +100,12 @@ class Tour:
         self._loops(place)
 
     def _visit(self, peer: Peer, number: int, place: Path) -> Seen:
-        order = self._files.order() | {"cores": self._work.cores}
         for name, reason in self._files.missing:
             if name == peer.needs:
                 raise Missing(reason)
         earlier = self.seen[peer.name]
         batch = min(earlier[0].tried, key=lambda size: earlier[0].tried[size]) if earlier else None
-        return visit(python_of(self._venvs, peer.env), peer, order, self._work, batch, number, place)
+        return visit(python_of(self._venvs, peer.env), peer, self._order(), self._work, batch, number, place)
 
     def _loops(self, place: Path) -> None:
         path = place / "texts.json"
@@ -112,11 +125,7 @@ def measure(model: str, given: argparse.Namespace) -> dict[str, Any]:
     documents, queries, document_tokens, query_tokens = texts_of(files, TEXTS[model] // (4 if given.quick else 1))
     work = Work(documents, queries, given.cores, *((0.3, 1.0) if given.quick else (1.0, 2.5)), PER_S[model])
     tour = Tour(peers, files, work, given.venvs)
-    for peer in peers:  # what has to be installed is, before time is taken
-        try:
-            python_of(given.venvs, peer.env)
-        except Missing as error:
-            tour.failed[peer.name] = str(error)
+    tour.install()
     began = time.monotonic()
     facts = Given(document_tokens, query_tokens, limit.cost(files.built), limit.machine(given.venvs, given.cores).all)
     repeats = 0

@@ -19,7 +19,7 @@ from typing import Any
 HERE = Path(__file__).parent
 SCRIPTS = HERE / "peers"
 REQUIREMENTS = SCRIPTS / "requirements"
-INSTALL_S = 1800.0  # llama.cpp is compiled
+INSTALL_S = 3600.0  # llama.cpp is compiled
 MAKE_S = 600.0
 sys.path.insert(0, str(HERE.parent))
 

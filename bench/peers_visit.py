@@ -27,6 +27,7 @@ from peers_install import SCRIPTS, Missing, last_words
 from peers_table import Peer
 
 START_S = 120.0
+FIRST_START_S = 600.0  # the pool prepares a model
 ANSWER_S = 120.0
 END_S = 15.0
 SAMPLE_S = 0.2  # of memory
@@ -199,6 +200,12 @@ def visit(python: str, peer: Peer, order: dict[str, Any], work: Work, batch: int
         if peer.server:
             _under_load(script, python, peer, {**order, "endpoint": ready["endpoint"]}, work, batch, seed, seen, place)
     return seen
+
+
+def start_once(python: str, peer: Peer, order: dict[str, Any], place: Path) -> None:
+    """So that what a peer makes at its very first start is there. Raises Missing."""
+    with Script(python, peer, order, place) as script:
+        script.hear(FIRST_START_S)
 
 
 def warm(script: Script, work: Work, batch: int) -> None:

@@ -11,18 +11,9 @@ from over_http import Server, program
 def load(order: dict[str, Any]) -> Server:
     model = order["onnx"] if order["engine"] == "optimum" else order["model"]
     command = [program("infinity_emb"), "v2", "--model-id", model, "--engine", order["engine"], "--device", "cpu"]
-    command += [
-        "--port",
-        "{port}",
-        "--host",
-        "127.0.0.1",
-        "--no-bettertransformer",
-        "--no-model-warmup",
-        "--pooling-method",
-        "mean",
-    ]
+    command += ["--port", "{port}", "--host", "127.0.0.1", "--no-bettertransformer", "--no-model-warmup"]
+    command += ["--served-model-name", "model", "--pooling-method", "mean"]
     body = {"model": "model", "encoding_format": "base64"}
-    command += ["--served-model-name", "model"]
     return Server(order, command, "/embeddings", body, "infinity-emb", "torch", "onnxruntime")
 
 
