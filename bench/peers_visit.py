@@ -167,9 +167,12 @@ def memory_of(script: Script, server: bool) -> Iterator[list[float]]:
     seen, ended = [0.0], threading.Event()
 
     def sample() -> None:
-        while not ended.wait(SAMPLE_S):
+        while True:
+            over = ended.wait(SAMPLE_S)  # once more when it is over: it may have been shorter than this
             pids = [*descendants(script.process.pid), *([] if server else [script.process.pid])]
             seen[0] = max(seen[0], sum(map(pss_bytes, pids)) / 1e6)
+            if over:
+                return
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
