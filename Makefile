@@ -30,6 +30,11 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/router.py
 	$(BIN)/python bench/gateway.py
 	$(BIN)/python bench/bridge.py
+	$(BIN)/python bench/quality.py
+	$(BIN)/python bench/delivery.py
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/recovery.py
+	$(BIN)/python bench/growth.py
 	$(BIN)/python bench/limit.py
 	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/render.py

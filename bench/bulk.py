@@ -23,7 +23,7 @@ import numpy as np
 
 from common import encoder_of, median, wait_for_workers, write
 from embedpool import Pool
-from embedpool.cli.demo import docstrings
+from embedpool.docstrings import docstrings
 from embedpool.worker.batching import micro_batches
 
 LONGEST_S = 300.0  # of a loop

@@ -29,7 +29,7 @@ import numpy as np
 
 from common import arrivals, in_ms, loads, run_open_loop, sleep_until, told_to_begin, wait_for_workers, write
 from embedpool import AsyncClient, Client, Pool
-from embedpool.cli.demo import docstrings
+from embedpool.docstrings import docstrings
 from embedpool.errors import EmbedpoolError
 
 ROOT = Path(__file__).parent.parent

@@ -39,7 +39,7 @@ from common import (
     write,
 )
 from embedpool import AsyncClient, Client, Pool
-from embedpool.cli.demo import docstrings
+from embedpool.docstrings import docstrings
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))

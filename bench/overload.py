@@ -46,8 +46,8 @@ from common import (
 )
 from embedpool import Pool
 from embedpool import protocol as wire
-from embedpool.cli.demo import docstrings
 from embedpool.client.link import open_link, receive
+from embedpool.docstrings import docstrings
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))

@@ -31,7 +31,7 @@ import numpy as np
 import limit
 from bulk import loops
 from common import write
-from embedpool.cli.demo import docstrings
+from embedpool.docstrings import docstrings
 from peers_install import Files, Missing, default_place, files_of, python_of
 from peers_results import Given, of_loops, row
 from peers_table import OURS, REFERENCE, Peer, chosen

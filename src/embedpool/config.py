@@ -83,6 +83,10 @@ class Config:
     max_inline_bytes: int = _row(64 << 20, "bytes", "vectors in one answer to a client without a segment", 0, 1 << 30)
     max_queue_rows: int = _row(100_000, "rows", "texts waiting, of all clients", 1)
     max_queue_bytes: int = _row(256 << 20, "bytes", "requests waiting, of all clients", 1024)
+    log_format: str = _row(
+        "auto", "", "of log lines on stderr; auto: with journald's priorities under systemd, else for a person to read",
+        choices=("auto", "plain", "json", "journal"),
+    )  # fmt: skip
 
     def runtime_path(self) -> Path:
         """The runtime directory of this pool."""
@@ -235,9 +239,22 @@ def find_endpoint(environ: Mapping[str, str] | None = None) -> str:
     users = {name: value for name, value in environ.items() if name != "RUNTIME_DIRECTORY"}
     places = [Path(own)] if own else [default_runtime_dir(users), Path("/run/embedpool")]
     for place in places:
-        if (place / SOCKET).exists():
+        if _is_there(place / SOCKET):
             return f"ipc://{place / SOCKET}"
     return f"ipc://{places[0] / SOCKET}"
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it exists, or lies where this user may not look: then it is meant, and connecting says what is missing."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
+
+
+def journal_stream(environ: Mapping[str, str] | None = None) -> str:
+    """DEVICE:INODE of the journal, where systemd has connected a process to it; else "" (systemd.exec(5))."""
+    return (os.environ if environ is None else environ).get("JOURNAL_STREAM", "")
 
 
 def is_tmpfs(path: Path) -> bool:

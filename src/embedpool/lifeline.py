@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import threading
+from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # prctl(2)
 
@@ -35,6 +36,14 @@ def die_with_parent() -> None:
 def name_process(name: str) -> None:
     """What `ps -o comm`, `top` and /proc/PID/comm show; at most 15 characters."""
     _prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]))
+
+
+def die_first(score: int = 500) -> None:
+    """Where memory runs out, the kernel ends this process before those that hold the pool together, for which it can be done
+    again: half of all that may be used counts on top of what it uses (proc(5), oom_score_adj). Raising it is allowed."""
+    with contextlib.suppress(OSError, ValueError):
+        place = Path("/proc/self/oom_score_adj")
+        place.write_text(str(max(score, int(place.read_text()))))
 
 
 def adopt_orphans() -> None:

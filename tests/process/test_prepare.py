@@ -283,7 +283,7 @@ def test_what_smaller_weights_cost_is_measured_and_said(precision: str, machine:
     cosine = made["cosine"]
     assert made["to"] == "fp32"
     assert made["spec"]["precision"] == precision
-    assert made["spec"]["one_by_one"] is (precision == "q8")
+    assert made["spec"]["one_by_one"] is False
     assert (int(shown[1]), float(shown[2]), float(shown[3])) == (
         cosine["texts"], round(cosine["mean"], 4), round(cosine["least"], 4)
     )  # fmt: skip

@@ -34,11 +34,13 @@ PLACES = {
         "worker/inbox.py",
         "worker/main.py",
     },
-    "onnxruntime": {"models/encoder.py", "models/build/quantize.py"},
+    "onnxruntime": {"models/encoder.py"},
     "onnx": {
         "models/build/complete.py",
+        "models/build/eight_bits.py",
         "models/build/family.py",
         "models/build/quantize.py",
+        "models/build/statistics.py",
         "models/build/writer.py",
     },
     "huggingface_hub": {"cli/models.py", "models/hub.py"},
@@ -65,11 +67,20 @@ PLACES = {
     "llama_index": {"integrations/llama_index.py"},
     "haystack": {"integrations/haystack.py"},
     "chromadb": {"integrations/chroma.py"},
+    "hdrh": {"bench/recording.py"},
+    "matplotlib": {"bench/plot.py"},
     "torch": {"integrations/sentence_transformers.py"},
 }
 PURE = [
+    "bench/compare.py",
+    "bench/numbers.py",
+    "bench/recording.py",
+    "bench/search.py",
     "client/arena.py",
     "client/core.py",
+    "doctor/checks.py",
+    "doctor/facts.py",
+    "doctor/machine_checks.py",
     "errors.py",
     "integrations/similarity.py",
     "protocol.py",
@@ -89,7 +100,11 @@ PURE = [
     "shm/layout.py",
     "shm/room.py",
     "shm/rows.py",
+    "supervise/cores.py",
+    "supervise/notices.py",
     "supervise/policy.py",
+    "supervise/reasons.py",
+    "supervise/topology.py",
     "worker/batching.py",
     "worker/formats.py",
 ]
@@ -180,7 +195,7 @@ def test_a_pure_module_builds_on_no_module_that_owns_a_socket_or_a_mapping(modul
     assert reached & owners == set()
 
 
-GATEWAY_KNOWS = re.compile(r"embedpool\.(__version__|(client|errors|gateway|lifeline|naming|protocol)(\..+)?)")
+GATEWAY_KNOWS = re.compile(r"embedpool\.(__version__|(client|errors|gateway|lifeline|logs|naming|protocol)(\..+)?)")
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("gateway/")])
@@ -225,6 +240,12 @@ def test_nothing_but_an_integration_imports_one() -> None:
     names = {module: _imported(ast.walk(_tree(module))) for module in MODULES}
     users = {module for module in MODULES if any(name.startswith("embedpool.integrations") for name in names[module])}
     assert "integrations/langchain.py" in users <= set(INTEGRATIONS)
+
+
+def test_nothing_but_its_command_imports_what_measures() -> None:
+    names = {module: _imported(ast.walk(_tree(module))) for module in MODULES if not module.startswith("bench/")}
+    users = {module for module, found in names.items() if any(name.startswith("embedpool.bench") for name in found)}
+    assert users == {"cli/bench.py"}
 
 
 def test_the_product_knows_nothing_of_its_tests_and_benchmarks() -> None:

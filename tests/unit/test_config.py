@@ -286,3 +286,15 @@ def test_the_innermost_and_latest_mount_decides(monkeypatch: pytest.MonkeyPatch,
     table = "\n".join(f"1 2 0:3 / {place} rw shared:4 - {kind} source rw" for place, kind in mounts)
     monkeypatch.setattr(Path, "read_text", lambda _: table)
     assert is_tmpfs(Path(path)) is memory
+
+
+def test_a_place_where_this_user_may_not_look_is_the_one_that_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connecting to it then says what is missing; that there is no pool would be wrong."""
+
+    def exists(path: Path) -> bool:
+        if path.is_relative_to("/run/embedpool"):
+            raise PermissionError(13, "Permission denied")
+        return False
+
+    monkeypatch.setattr(Path, "exists", exists)
+    assert find_endpoint({"XDG_RUNTIME_DIR": "/run/user/1"}) == "ipc:///run/embedpool/embedpool.sock"

@@ -4,7 +4,6 @@ that are near those of the whole model.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -172,7 +171,7 @@ class Bert:
         (place / "fp32.onnx").write_bytes(graph.SerializeToString())
         self.before = graph.SerializeToString()
         for precision in MADE:
-            made = quantize(graph, place / "fp32.onnx", place / f"{precision}.onnx", precision)
+            made = quantize(graph, place / "fp32.onnx", place / f"{precision}.onnx", precision, SEEN)
             (place / f"{precision}.onnx").write_bytes(made.SerializeToString())
             self.models[precision] = made
         self.sessions = {name: _session(place / f"{name}.onnx") for name in self.models}
@@ -187,10 +186,11 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Bert:
     return Bert(tmp_path_factory.mktemp("bert"))
 
 
+SEEN = rows(MODEL, [7, 30, 60])
 TEXTS = rows(MODEL, [1, 2, 3, 5, 8, 13, 21, 34, 55, 80, 200])
 
 
-@pytest.mark.parametrize(("precision", "least"), [("q8", 0.999), ("q4", 0.98)])
+@pytest.mark.parametrize(("precision", "least"), [("q8", 0.9998), ("q4", 0.98)])
 def test_vectors_of_smaller_weights_are_near_those_of_the_whole_model(bert: Bert, precision: str, least: float) -> None:
     for text in TEXTS:
         whole, small = bert.vectors("fp32", [text])[0], bert.vectors(precision, [text])[0]
@@ -198,40 +198,31 @@ def test_vectors_of_smaller_weights_are_near_those_of_the_whole_model(bert: Bert
         assert least < float(whole @ small) < 1 - 1e-7
 
 
-@pytest.mark.parametrize(("precision", "op", "one"), [("q8", "MatMulInteger", True), ("q4", "MatMulNBits", False)])
-def test_every_product_with_a_weight_is_replaced_and_only_q8_must_run_alone(
-    bert: Bert, precision: str, op: str, one: bool
-) -> None:
+@pytest.mark.parametrize(("precision", "op"), [("q8", "MatMulIntegerToFloat"), ("q4", "MatMulNBits")])
+def test_every_product_with_a_weight_is_replaced_and_texts_may_run_together(bert: Bert, precision: str, op: str) -> None:
     model = bert.models[precision]
     # Per layer: query, key and value in one, the attention's output, and two of the feed-forward part.
     operators = [node.op_type for node in model.graph.node]
     assert operators.count(op) == 4 * MODEL.config["num_hidden_layers"]
     assert operators.count("MatMul") == 1  # of the mean, which has no weight
-    assert one_by_one(model) is one
+    assert not one_by_one(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    assert complete(copy, bert.place / f"{precision}.onnx", None).one_by_one is one
+    assert not complete(copy, bert.place / f"{precision}.onnx", None).one_by_one
 
 
-def test_weights_of_8_bits_have_a_scale_for_each_output(bert: Bert) -> None:
-    tensors = {tensor.name: tuple(tensor.dims) for tensor in bert.models["q8"].graph.initializer}
-    weights = {name: shape for name, shape in tensors.items() if name.endswith("_quantized")}
-    assert len(weights) == 4 * MODEL.config["num_hidden_layers"]
-    for name, (_, width) in weights.items():
-        assert tensors[name.removesuffix("_quantized") + "_scale"] == (width,)
-
-
-def test_vectors_of_4_bits_have_the_same_bytes_alone_and_in_any_batch(bert: Bert) -> None:
+@pytest.mark.parametrize("precision", MADE)
+def test_vectors_have_the_same_bytes_alone_and_in_any_batch(bert: Bert, precision: str) -> None:
     random = np.random.default_rng(9)
     texts = rows(MODEL, [*range(1, 40), 63, 64, 65, 80])
-    alone = [bert.vectors("q4", [text])[0].tobytes() for text in texts]
+    alone = [bert.vectors(precision, [text])[0].tobytes() for text in texts]
     for _ in range(40):
         chosen = random.choice(len(texts), random.integers(1, 9), replace=False)
-        vectors = bert.vectors("q4", [texts[i] for i in chosen], garbage=random, more=int(random.integers(0, 20)))
+        vectors = bert.vectors(precision, [texts[i] for i in chosen], garbage=random, more=int(random.integers(0, 20)))
         assert [vector.tobytes() for vector in vectors] == [alone[i] for i in chosen]
 
 
-@pytest.mark.parametrize(("precision", "share"), [("q8", 0.35), ("q4", 0.25)])
+@pytest.mark.parametrize(("precision", "share"), [("q8", 0.4), ("q4", 0.25)])
 def test_smaller_weights_take_less_room(bert: Bert, precision: str, share: float) -> None:
     sizes = {}
     for name in ("fp32", precision):
@@ -325,16 +316,3 @@ def test_a_graph_whose_weights_are_missing_is_refused(bert: Bert, tmp_path: Path
 def test_a_place_that_cannot_be_written_is_an_error_of_the_model(bert: Bert, tmp_path: Path, precision: str) -> None:
     with pytest.raises(ModelError, match=f"nowhere|quantised to {precision}"):
         quantize(bert.models["fp32"], bert.place / "fp32.onnx", tmp_path / "nowhere" / "smaller.onnx", precision)
-
-
-def test_the_log_is_heard_again_whether_or_not_the_tool_has_failed(bert: Bert, tmp_path: Path) -> None:
-    root = logging.getLogger()
-    before = [*root.filters]
-    quantize(bert.models["fp32"], bert.place / "fp32.onnx", bert.place / "again.onnx", "q8")
-    assert (root.filters, logging.root.manager.disable) == (before, logging.NOTSET)
-    try:
-        with pytest.raises(ModelError):
-            quantize(bert.models["fp32"], tmp_path / "missing.onnx", tmp_path / "smaller.onnx", "q8")
-        assert (root.filters, logging.root.manager.disable) == (before, logging.NOTSET)
-    finally:
-        logging.disable(logging.NOTSET)

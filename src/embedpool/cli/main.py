@@ -19,7 +19,11 @@ COMMANDS = {
     "prepare": "make a model ready for this machine, before it is first served",
     "models": "list models that are known, cached and prepared; check and clean them",
     "reload": "have a running pool take up its configuration and model anew, without a pause",
+    "cores": "show which cores the workers get on this machine, and why",
+    "doctor": "check this machine and its pool: what is wrong, what it costs, how to mend it",
     "status": "show a running pool: model, workers, queue, sessions",
+    "bench": "measure a pool: latency, throughput, memory",
+    "systemd": "print or install the units that run a pool as a service",
     "demo": "search the standard library's docstrings with a pool of your own",
     "config": "show every setting: value, unit, where it came from",
 }

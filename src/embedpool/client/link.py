@@ -100,11 +100,21 @@ def receive(sock: zmq.Socket[bytes]) -> tuple[bytes, bytes] | None:
 def nobody_at(endpoint: str) -> str:
     """What to say of an endpoint where nobody answers."""
     path = endpoint.removeprefix("ipc://")
+    if endpoint.startswith("ipc://") and _is_closed(Path(path).parent):
+        return f"no permission to look into {Path(path).parent}: ask for membership in the group that owns it"
     if endpoint.startswith("ipc://") and not Path(path).exists():
         return f"no pool is running: there is no socket {path}. Start one with `embedpool serve`, or set EMBEDPOOL_ENDPOINT"
     if endpoint.startswith("ipc://") and not os.access(path, os.W_OK):
         return f"no permission to use {path}: ask for membership in the group that owns it"
     return f"no pool answers at {endpoint}: start one with `embedpool serve`, or set EMBEDPOOL_ENDPOINT"
+
+
+def _is_closed(directory: Path) -> bool:
+    """Whether this user may not pass through it, or not even see that it is there."""
+    try:
+        return directory.exists() and not os.access(directory, os.X_OK)
+    except PermissionError:
+        return True
 
 
 def own_name() -> str:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+from embedpool import logs
 from embedpool.client import AsyncClient
 from embedpool.errors import ConfigError
 from embedpool.gateway.address import bind, is_loopback, parse_listen, reserve, url, where
@@ -29,7 +30,7 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"embedpool gateway: {missing.name} is not installed: pip install 'embedpool[http]'")
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("embedpool.gateway")  # as a program, __name__ is not its name
 
 CANNOT_BEGIN = 3  # exit status; of uvicorn, too, which mostly ends the process itself then
 OPEN_DOOR = "%s is reachable from other machines, and anybody there may use it: give --api-key-file"
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="for a head or a body to come in",
     )
+    add("--log-format", default="auto", choices=("auto", "plain", "json", "journal"), help="of the lines on stderr")
     add("--tokenizer", default="", help=argparse.SUPPRESS)  # a supervisor's: TokenizerSpec as JSON
     for name in ("--lifeline", "--listen-fd", "--ready-fd"):  # a supervisor's
         add(name, type=int, default=-1, metavar="FD", help=argparse.SUPPRESS)
@@ -87,8 +89,8 @@ def options(arguments: argparse.Namespace) -> Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    logging.basicConfig(format="embedpool gateway: %(message)s", level=logging.WARNING, stream=sys.stderr)
     arguments = parser().parse_args(argv)
+    logs.begin("embedpool gateway", arguments.log_format)
     if arguments.lifeline >= 0:
         end_with(arguments.lifeline)
         name_process("embedpool-http")
@@ -98,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         grpc, held = _grpc_place(arguments, keyed=bool(chosen.keys))
         beside = _grpc(grpc) if grpc else None
     except ConfigError as error:
-        print(f"embedpool gateway: {error.message}", file=sys.stderr)
+        log.error("%s", error.message)
         return 2
     # A descriptor per connection: have as many as we may.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,5 @@
-"""`python -m embedpool.models WANTED_JSON LIFELINE_FD`: prepares one model and prints {"spec": …} or {"error": …} on stdout.
+"""`python -m embedpool.models WANTED_JSON LIFELINE_FD LOG_FORMAT`: prepares one model and prints {"spec": …} or {"error": …}
+on stdout.
 
 Started by the supervisor; what takes time is told on stderr. Exit status 2 with an error that the user can mend.
 """
@@ -6,13 +7,17 @@ Started by the supervisor; what takes time is told on stderr. Exit status 2 with
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
 
+from embedpool import logs
 from embedpool.errors import EmbedpoolError
-from embedpool.lifeline import end_with
+from embedpool.lifeline import die_first, end_with
 from embedpool.models.spec import ModelSpec
+
+log = logging.getLogger("embedpool.models")
 
 
 def spec_of(wanted: dict[str, object]) -> ModelSpec:
@@ -30,11 +35,13 @@ def spec_of(wanted: dict[str, object]) -> ModelSpec:
 
 
 def _tell(what: str) -> None:
-    print(f"embedpool: {what}", file=sys.stderr, flush=True)
+    log.info("%s", what, extra={"event": "preparing"})
 
 
 def main() -> None:
     end_with(int(sys.argv[2]))
+    die_first()
+    logs.begin("embedpool", sys.argv[3], logging.INFO)
     # stdout is for the one result line; whatever a library prints must not mix with it.
     result, answer = os.dup(1), ""
     os.dup2(2, 1)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from embedpool.models.tokenizer import Tokenizer
 
 BUILD = 1  # raised when the same source comes to give other vectors
+QUANTIZE = {"q8": "q8 by tokens"}  # a way of quantising that gives other values than the one before has another name here
 SAME = 0.9999  # cosine of the optimised graph to the one it was made from: only rounding may differ
 MEASURED_TOKENS = 64  # the length at which a unit of work is timed
 # Bytes on disk at the most, per byte of fp32 weights: the graph that is optimised, smaller weights made of it, and the
@@ -132,7 +133,7 @@ def fingerprint_of(source: Source, digests: dict[Path, str], runtime: str) -> st
         "prompts": source.prompts,
         "titled": source.titled,
         "default_prompt": source.default_prompt,
-        "quantize": source.quantize,
+        "quantize": QUANTIZE.get(source.quantize, source.quantize),
         "append": source.append,
         "output_range": source.output_range,
         "runtime": runtime,
@@ -161,23 +162,25 @@ def _make(
     from embedpool.models.build import complete
     from embedpool.models.build.quantize import quantize
     from embedpool.models.encoder import GRAPH, TOKENIZER
+    from embedpool.models.probes import TYPICAL
 
     with _workshop(directory) as workshop:
         graph = workshop / GRAPH
+        tokenizer, pad_id = _tokenizer(source)
+        tokenizer.save(directory / TOKENIZER)
         made = _graph(source, graph)
         output, one_by_one = made.output, made.one_by_one
         whole = made.model
         if source.quantize and output == "float32":
             report(f"quantising to {source.quantize}")
             smaller = workshop / "smaller.onnx"
-            whole = quantize(made.model, graph, smaller, source.quantize)
+            texts = tokenizer.tokens(TYPICAL, "right")
+            whole = quantize(made.model, graph, smaller, source.quantize, texts, signed=adds_signed(machine))
             smaller.write_bytes(whole.SerializeToString())
             one_by_one = complete.one_by_one(whole)
             _optimize(smaller, directory / GRAPH)
         else:
             _optimize(graph, directory / GRAPH)
-        tokenizer, pad_id = _tokenizer(source)
-        tokenizer.save(directory / TOKENIZER)
         spec = ModelSpec(
             name=source.name,
             directory=str(directory),
@@ -204,6 +207,13 @@ def _make(
             "to": "fp32" if lossy else "itself",
         }
     cache.note(replace(spec, directory=""), machine, digests, directory, measured)
+
+
+def adds_signed(machine: Machine) -> bool:
+    """Whether this processor adds products of uint8 and int8 without losing any. x86 before VNNI adds pairs of them in 16 bits,
+    which they overflow (Intel's manual, PMADDUBSW); of two uint8 the runtime's kernels there lose nothing."""
+    x86 = machine.arch in ("x86_64", "AMD64", "i686")
+    return not x86 or bool({"avx512_vnni", "avx_vnni"} & set(machine.features))
 
 
 def _baseline(source: Source, graph: Path, report: Report) -> Path:

@@ -25,6 +25,11 @@ from embedpool.models.tokenizer import Tokenizer
 GRAPH, DATA, TOKENIZER = "model.onnx", "model.onnx.data", "tokenizer.json"  # of an artifact
 
 
+def runtime_build() -> dict[str, str]:
+    """What of the runtime is loaded here: its version, what it was built as, and the providers that it could use."""
+    return {"version": ort.__version__, "build": ort.get_build_info(), "providers": ", ".join(ort.get_available_providers())}
+
+
 class OnnxEncoder:
     """An Encoder over an artifact's graph and tokenizer."""
 

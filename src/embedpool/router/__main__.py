@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 
+from embedpool import logs
 from embedpool.router.server import Server
 from embedpool.router.spec import RouterSpec
 
@@ -19,10 +20,12 @@ def main() -> None:
     # As many clients as the configuration lets in: the soft limit of 1024 that is usual is for programs with select(2).
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    spec = RouterSpec.from_json(sys.argv[1])
+    logs.begin("embedpool router", spec.log_format)
     link = socket.socket(fileno=int(sys.argv[2]))
     link.setblocking(False)
     gc.freeze()  # what was imported lives for ever: keep the collector from walking it
-    Server(RouterSpec.from_json(sys.argv[1]), link).run()
+    Server(spec, link).run()
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ class Server:
                     if not send(self.clients, action.session, wire.encode(action.message), action.payload):
                         self._close(action.session, "it does not take its answers")
                 case ev.Kill():
-                    log.warning("worker hung: %s", action.reason, extra={"worker": action.worker})
+                    log.warning("worker hung: %s", action.reason, extra={"event": "hung", "worker": action.worker})
                     control.say(self.link, control.WorkerHung(action.worker, action.reason))
                 case ev.Retired():
                     control.say(self.link, control.WorkerRetired(action.worker))

@@ -25,6 +25,7 @@ class RouterSpec:
     max_request_bytes: int
     session_idle_s: float
     pool: dict[str, str]  # shown in status as it is
+    log_format: str = "auto"
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()

@@ -77,6 +77,7 @@ def arguments(config: Config, spec: ModelSpec) -> list[str]:
         f"--endpoint={config.endpoint_url()}",
         f"--max-client-batch-size={config.http_max_batch}",
         f"--timeout-s={config.http_timeout_s}",
+        f"--log-format={config.log_format}",
         *[f"--compat={name}" for name in words(config.http_compat)],
         *[f"--model-alias={name}" for name in words(config.http_model_alias)],
         *([f"--tokenizer={msgspec.json.encode(tokenizer).decode()}"] if spec.directory else []),

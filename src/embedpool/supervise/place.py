@@ -86,7 +86,7 @@ def enter(path: Path, endpoint: str) -> Place:
 def _lock(path: Path) -> int:
     while True:
         path.mkdir(mode=0o750, exist_ok=True)  # a pool that just left may have taken it along
-        fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # who may open it may lock it
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -114,7 +114,8 @@ def _swept(path: Path, endpoint: str) -> str:
     if endpoint.startswith("ipc://"):
         _free(Path(endpoint.removeprefix("ipc://")))
     (path / WORKERS).unlink(missing_ok=True)
-    (path / SEGMENTS).mkdir(mode=0o750, exist_ok=True)
+    # Clients of the group pass through, each to its own: the names, 128 random bits, are not for them to list.
+    (path / SEGMENTS).mkdir(mode=0o710, exist_ok=True)
     segments = sweep(path / SEGMENTS)
     if not processes and not segments:
         return ""

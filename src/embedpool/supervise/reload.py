@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from embedpool import control
 from embedpool.config import Config
 from embedpool.errors import ConfigError, EmbedpoolError, ModelError
-from embedpool.supervise.cores import plan, read_machine
+from embedpool.supervise.replan import planned
 from embedpool.supervise.resolving import Resolving
 from embedpool.supervise.slots import Generation, Slot
 from embedpool.supervise.specs import router_spec
@@ -61,7 +61,7 @@ class Reload:
                 raise ConfigError(
                     f"{name} cannot be changed from {fixed[name]} to {wanted[name]} by a reload: restart the pool"
                 )
-        log.info("reloading: finding %s", config.model)
+        log.info("reloading: finding %s", config.model, extra={"event": "reloading", "model": config.model})
         self._resolving = Resolving(config)
         self._supervisor.selector.register(self._resolving, selectors.EVENT_READ, self._resolved)
 
@@ -74,8 +74,7 @@ class Reload:
             self._fail(error.message)
             return
         config = resolving.config
-        cores = plan(read_machine(), config.workers, config.threads_per_worker)
-        self._coming = Generation(config, spec, cores)
+        self._coming = Generation(config, spec, planned(config, self._supervisor.machine_root))
         self._supervisor.generations.append(self._coming)
         first = next((slot for slot in self._supervisor.workers if slot.index == 0), None)
         self._supervisor.workers.append(self._coming.worker(0, relieves=first))
@@ -103,7 +102,8 @@ class Reload:
         for index in range(1, len(coming.plan.workers)):
             if all(slot.index != index for slot in supervisor.workers):
                 supervisor.workers.append(coming.worker(index))
-        log.info("reloaded: %s serves, the other workers follow", coming.spec.name)
+        switched = {"event": "switched", "model": coming.spec.name}
+        log.info("reloaded: %s serves, the other workers follow", coming.spec.name, extra=switched)
 
     def go_on(self) -> None:
         """The next worker is replaced when the one before is; called after everything that happens."""
@@ -118,7 +118,8 @@ class Reload:
                 supervisor.take_over(slot)
         if not old and all(slot.ready and slot.relieves is None for slot in supervisor.workers):
             self._tell("done", "")
-            log.info("reload done: %d workers of %s", len(supervisor.workers), supervisor.serving.spec.name)
+            model, count = supervisor.serving.spec.name, len(supervisor.workers)
+            log.info("reload done: %d workers of %s", count, model, extra={"event": "reloaded", "model": model})
         elif old and all(slot.ready and not slot.leaving and slot.relieves is None for slot in supervisor.workers):
             supervisor.relieve(old[0])
 
@@ -130,7 +131,8 @@ class Reload:
         return True
 
     def _fail(self, reason: str) -> None:
-        log.error("not reloaded, everything goes on as before: %s", reason)
+        not_reloaded = {"event": "not reloaded", "reason": reason}
+        log.error("not reloaded, everything goes on as before: %s", reason, extra=not_reloaded)
         if self._coming is not None:
             coming, self._coming = self._coming, None
             coming.forkserver.leaving = True
@@ -162,7 +164,7 @@ class Reload:
 
 
 def _fixed(config: Config) -> dict[str, object]:
-    """What a router that runs cannot change: where it listens, and how long a message its socket takes."""
+    """What a router that runs cannot change: where it listens, how long a message its socket takes, how it logs."""
     return {
         "endpoint": config.endpoint_url(),
         "runtime_dir": str(config.runtime_path()),
@@ -170,4 +172,5 @@ def _fixed(config: Config) -> dict[str, object]:
         "http": config.http,
         "grpc": config.grpc,
         "http_workers": config.http_workers,
+        "log_format": config.log_format,
     }

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
+from collections.abc import Callable
 
 from embedpool.config import Config
 from embedpool.errors import ModelError
 from embedpool.models.spec import ModelSpec
+
+MEANWHILE_S = 1.0
 
 
 class Resolving:
@@ -19,6 +23,7 @@ class Resolving:
         self.config = config
         lifeline, self._lifeline_end = os.pipe()
         command = [sys.executable, "-P", "-m", "embedpool.models", json.dumps(config.wanted_model()), str(lifeline)]
+        command.append(config.log_format)
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, pass_fds=(lifeline,), process_group=0
@@ -38,9 +43,11 @@ class Resolving:
         assert self._process.stdout is not None
         return self._process.stdout.fileno()
 
-    def spec(self) -> ModelSpec:
-        """Waits for the result. Raises ModelError, with the reason in one sentence."""
+    def spec(self, meanwhile: Callable[[], None] | None = None) -> ModelSpec:
+        """Waits for the result, and calls `meanwhile` every second. Raises ModelError, with the reason in one sentence."""
         try:
+            while meanwhile is not None and not select.select([self], [], [], MEANWHILE_S)[0]:
+                meanwhile()
             said = self._process.communicate()[0]
         finally:
             self.close()

@@ -6,12 +6,16 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from embedpool.config import Config, is_tmpfs
 from embedpool.models.spec import ModelSpec
-from embedpool.supervise.cores import CorePlan, plan, read_machine
+from embedpool.supervise.cores import CorePlan
 from embedpool.supervise.gateways import Gateways
+from embedpool.supervise.notices import Sight
+from embedpool.supervise.notify import Notify
 from embedpool.supervise.place import Place, enter
+from embedpool.supervise.replan import planned
 from embedpool.supervise.resolving import Resolving
 from embedpool.supervise.slots import Generation
 from embedpool.supervise.supervisor import Programs, Supervisor
@@ -35,24 +39,29 @@ def serve(
     owner_fd: int = -1,
     programs: Programs | None = None,
     load: Callable[[], Config] | None = None,
+    notify: Notify | None = None,
+    machine_root: Path = Path("/"),
 ) -> int:
     """Runs a pool until it is told to stop; returns the exit status.
 
     Raises ConfigError, AlreadyRunning and ModelError before any worker is started. SIGTERM and SIGINT stop it: with a drain
     once it serves, at once before. SIGHUP has it serve what `load` gives then (supervise.reload). `owner_fd` ends it when the
-    other end is closed.
+    other end is closed. `notify` is told how things stand, from the first moment on. /proc and /sys of the machine are read
+    below `machine_root`.
     """
-    stop = _Stop()
+    stop, notify = _Stop(), notify or Notify()
+    preparing = Sight(phase="preparing", model=config.model)
     with stop.installed(), _place(config, stop) as place, closing(Gateways(config, warn)) as gateways:
-        model = Resolving(config).spec()
+        notify.tell(preparing)
+        model = Resolving(config).spec(lambda: notify.tell(preparing))
         if place.found:
             warn(place.found)
         if config.endpoint_url().startswith("ipc://") and not is_tmpfs(place.path):
             warn(f"{place.path} is not on a tmpfs: shared memory there is written to disk; choose another --runtime-dir")
-        cores = plan(read_machine(), config.workers, config.threads_per_worker)
+        cores = planned(config, machine_root)
         started = Started(config.endpoint_url(), model, cores, gateways.url, gateways.grpc_url)
         supervisor = Supervisor(Generation(config, model, cores), place, lambda: on_ready(started), load, gateways)
-        supervisor.owner_fd = owner_fd
+        supervisor.owner_fd, supervisor.notify, supervisor.machine_root = owner_fd, notify, machine_root
         supervisor.programs = programs or Programs()
         return supervisor.run()
 

@@ -31,6 +31,7 @@ class Slot:
     due_at: float | None = 0.0
     restarts: Restarts = field(default_factory=Restarts)
     killed_for: str = ""
+    ended: str = ""  # how the last child ended
     relieves: Slot | None = None
     leaving: bool = False
     heard_at: float = 0.0  # of the router: when it last said anything
@@ -67,4 +68,8 @@ class Generation:
 
     def worker(self, index: int, relieves: Slot | None = None) -> Slot:
         """A place for one of its workers."""
-        return Slot(f"worker {index}", self, index, self.plan.workers[index], relieves=relieves)
+        return Slot(f"worker {index}", self, index, self.cores(index), relieves=relieves)
+
+    def cores(self, index: int) -> tuple[int, ...]:
+        """What the worker in this place is pinned to; () for nothing."""
+        return self.plan.workers[index] if self.plan.pinned else ()

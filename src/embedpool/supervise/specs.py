@@ -32,6 +32,7 @@ def router_spec(generation: Generation, place: Place) -> RouterSpec:
             "runtime_dir": str(place.path),
             "plan": generation.plan.reason,
         },
+        log_format=config.log_format,
     )
 
 
@@ -41,4 +42,5 @@ def worker_spec(generation: Generation, place: Place) -> WorkerSpec:
         segments=str(place.segments),
         threads=generation.config.threads_per_worker,
         model=generation.spec,
+        log_format=generation.config.log_format,
     )

@@ -12,7 +12,7 @@ Rules
 5. A worker that still serves is replaced only by one that is ready: a slot that `relieves` another one is filled first.
 
 (Over the usual length: the rules hold over all of it. What could be told apart is: place, policy, processes, forks, slots,
-reload, watch.)
+reload, replan, watch.)
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from embedpool import control
 from embedpool.config import Config
@@ -33,10 +34,12 @@ from embedpool.lifeline import adopt_orphans
 from embedpool.supervise import watch
 from embedpool.supervise.forks import ForkFailed, Forks
 from embedpool.supervise.gateways import Gateways, arguments
+from embedpool.supervise.notify import Notify
 from embedpool.supervise.place import Place
 from embedpool.supervise.policy import LONGEST_WAIT_S, Restarts
 from embedpool.supervise.processes import end, end_strays, record, spawn
 from embedpool.supervise.reload import Reload
+from embedpool.supervise.replan import Replan
 from embedpool.supervise.slots import Generation, Slot
 from embedpool.supervise.specs import router_spec, worker_spec
 from embedpool.worker.forkserver import Fork
@@ -67,6 +70,7 @@ class Supervisor:
     ) -> None:
         self.place = place
         self.programs = Programs()
+        self.machine_root = Path("/")  # below which /proc and /sys show the machine; tests show another one
         self.owner_fd = -1  # the other end is held by the process that this pool belongs to; -1: to nobody
         self.serving = generation
         self.generations = [generation]  # those with a forkserver: the one that serves, one that is coming, one that goes
@@ -75,17 +79,23 @@ class Supervisor:
         self.gateways = gateways
         self.selector = selectors.DefaultSelector()
         self.reload = Reload(self, load)
+        self.replan = Replan(self)
         self.stop_at: float | None = None  # draining until then
+        self.notify = Notify()  # nobody, until somebody else is put here
+        self.was_ready = False
+        self.failed = ""
         self._on_ready = on_ready
         self._link: socket.socket | None = None
         self._spawned = 0
-        self._was_ready = False
-        self._failed = ""
         self._stopped = False
 
     @property
     def config(self) -> Config:
         return self.serving.config
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopped or self.stop_at is not None
 
     def run(self) -> int:
         """Returns the exit status: 0 after a clean stop, 1 when the pool failed."""
@@ -112,9 +122,11 @@ class Supervisor:
                 signal.signal(number, handler)
             for end_of in (wake, wake_end):
                 end_of.close()
-        if self._failed:
-            log.error("the pool failed: %s", self._failed)
-        return 1 if self._failed else 0
+        if self.failed:
+            log.error("the pool failed: %s", self.failed, extra={"event": "failed", "reason": self.failed})
+        else:
+            log.info("stopped", extra={"event": "stopped"})
+        return 1 if self.failed else 0
 
     # ── starting ──
 
@@ -160,8 +172,8 @@ class Supervisor:
                 slot.child.kill()  # what it had in hand is asked for again; the new router need not know it
             else:
                 self._tell_of(slot)
-        if self._failed:
-            self.say(control.GivenUp(self._failed))
+        if self.failed:
+            self.say(control.GivenUp(self.failed))
         if self.stop_at is not None:
             self._drain()
 
@@ -174,7 +186,7 @@ class Supervisor:
             slot.ready = slot.child is not None and os.read(fd, 1) == b"1"
             os.close(fd)
             if slot.ready:
-                slot.restarts.ready(time.monotonic())
+                self._is_ready(slot, time.monotonic())
                 self._first_ready()
 
         self.selector.register(ready, selectors.EVENT_READ, spoke)
@@ -211,7 +223,7 @@ class Supervisor:
         assert generation is not None and generation.forks is not None
         self._spawned += 1
         slot.worker = self._spawned
-        fork = Fork(slot.worker, slot.index, slot.cores if generation.config.pin else ())
+        fork = Fork(slot.worker, slot.index, slot.cores)
         slot.record_fd = os.memfd_create("embedpool-worker", os.MFD_CLOEXEC)
         try:
             slot.child = generation.forks.fork(slot.name, fork, slot.record_fd)
@@ -260,8 +272,7 @@ class Supervisor:
             case control.Alive():
                 pass
             case control.Bound():
-                self.router.ready = True
-                self.router.restarts.ready(now)
+                self._is_ready(self.router, now)
             case control.CannotBind():
                 self.router.killed_for = note.reason
             case control.WorkDone():
@@ -277,8 +288,7 @@ class Supervisor:
         assert slot.child is not None
         match note:
             case control.WorkerJoined():
-                slot.ready = True
-                slot.restarts.ready(now)
+                self._is_ready(slot, now)
                 self._first_ready()
                 self.reload.joined(slot)
                 if slot.relieves is not None:
@@ -292,10 +302,17 @@ class Supervisor:
                 slot.killed_for = note.reason
                 slot.child.kill()
 
+    def _is_ready(self, slot: Slot, now: float) -> None:
+        assert slot.child is not None
+        slot.ready = True
+        slot.restarts.ready(now)
+        ready = {"event": "ready", "child": slot.name, "child_pid": slot.child.pid, "restarts": slot.restarts.total}
+        log.info("%s is ready (process %d)", slot.name, slot.child.pid, extra=ready)
+
     def _first_ready(self) -> None:
         serves = any(slot.ready for slot in self.workers) and all(slot.ready for slot in self._gateways)
-        if serves and not self._was_ready:
-            self._was_ready = True
+        if serves and not self.was_ready:
+            self.was_ready = True
             self._on_ready()
 
     def retire(self, slot: Slot) -> None:
@@ -329,8 +346,8 @@ class Supervisor:
         assert slot.child is not None
         self.selector.unregister(slot.child)
         how = slot.child.reap()
-        reason = slot.killed_for or how
-        slot.child, slot.ready = None, False
+        reason = slot.ended = slot.killed_for or how
+        pid, slot.child, slot.ready = slot.child.pid, None, False
         self._record()
         begun = slot.take_record()
         if self._stopped:
@@ -342,7 +359,9 @@ class Supervisor:
         if slot in self._gateways and self.stop_at is not None:
             self._drain()
             return
+        ended: dict[str, object] = {"event": "ended", "child": slot.name, "child_pid": pid, "reason": reason}
         if slot.leaving or self._is_outdated(slot):
+            log.info("%s has left (process %d)", slot.name, pid, extra=ended)
             self._left(slot)
             return
         alone = not any(other.ready for other in self.workers)
@@ -352,10 +371,11 @@ class Supervisor:
         if wait_s is None and slot in self._gateways:
             wait_s = LONGEST_WAIT_S  # the pool serves without it
         if wait_s is None:
-            log.error("%s ended (%s) on every try to start it", slot.name, reason)
+            log.error("%s ended (%s) on every try to start it", slot.name, reason, extra=ended)
             self._give_up(slot, reason)
         else:
-            log.warning("%s ended (%s): starting it again in %.1f s", slot.name, reason, wait_s)
+            ended["again_in_s"] = wait_s
+            log.warning("%s ended (%s): starting it again in %.1f s", slot.name, reason, wait_s, extra=ended)
             slot.due_at = time.monotonic() + wait_s
 
     def _is_outdated(self, slot: Slot) -> bool:
@@ -381,9 +401,9 @@ class Supervisor:
 
     def take_over(self, slot: Slot) -> None:
         """A worker of the generation that serves is started in this place, whatever kept one of the generation before away."""
-        slot.generation, slot.cores = self.serving, self.serving.plan.workers[slot.index]
+        slot.generation, slot.cores = self.serving, self.serving.cores(slot.index)
         slot.leaving, slot.due_at, slot.restarts = False, time.monotonic(), Restarts(total=slot.restarts.total)
-        self._failed = ""
+        self.failed = ""
 
     def _lose_forks(self, generation: Generation) -> None:
         if generation.forks is not None:
@@ -406,9 +426,9 @@ class Supervisor:
         others = [s for s in self.workers if s.child is not None or s.due_at is not None]
         if slot is not self.router and others:
             return  # the pool goes on with fewer workers
-        self._failed = f"{slot.name} ended ({reason}) each time it was started"
-        self.say(control.GivenUp(self._failed))
-        if slot is self.router or not self._was_ready:
+        self.failed = f"{slot.name} ended ({reason}) each time it was started"
+        self.say(control.GivenUp(self.failed))
+        if slot is self.router or not self.was_ready:
             self._stopped = True
 
     def _signalled(self, wake: socket.socket) -> None:
@@ -419,10 +439,11 @@ class Supervisor:
                 self.reload.asked()
 
     def _stop(self) -> None:
-        if self.stop_at is not None or self._link is None or not self._was_ready:
+        if self.stop_at is not None or self._link is None or not self.was_ready:
             self._stopped = True  # the second signal, or nothing to drain
             return
-        log.info("stopping: finishing what was accepted, at most %.0f s", self.config.drain_s)
+        most_s = self.config.drain_s
+        log.info("stopping: finishing what was accepted, at most %.0f s", most_s, extra={"event": "stopping"})
         self.stop_at = time.monotonic() + self.config.drain_s
         for slot in self._gateways:
             if slot.child is not None:
@@ -442,7 +463,7 @@ class Supervisor:
     def _check_times(self) -> None:
         now = time.monotonic()
         if self.stop_at is not None and now >= self.stop_at:
-            log.warning("stopping with requests open: they were not done within drain_s")
+            log.warning("stopping with requests open: they were not done within drain_s", extra={"event": "cut off"})
             self._stopped = True
         for slot in self._slots:
             reason = self._overdue(slot, now)
@@ -453,6 +474,8 @@ class Supervisor:
             if watch.is_too_large(slot, self.config.max_worker_rss_mb, now):
                 self.relieve(slot)
         self.reload.go_on()
+        self.replan.go_on(now)
+        self.notify.tell(watch.sight(self, now))
 
     def _overdue(self, slot: Slot, now: float) -> str:
         if slot is self.router:

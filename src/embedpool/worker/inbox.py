@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import zmq
 
@@ -106,7 +106,8 @@ class Inbox:
     # ── the second thread ──
 
     def _watch(self) -> None:
-        os.sched_setaffinity(threading.get_native_id(), self._cores)
+        with suppress(OSError):  # they are offline by now, or it is forbidden: then it shares the worker's cores
+            os.sched_setaffinity(threading.get_native_id(), self._cores)
         while True:
             os.eventfd_read(self._go)
             while self._has_to_watch():

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import zmq
 
+from embedpool import logs
 from embedpool import protocol as wire
 from embedpool.edge import SOON_S
 from embedpool.errors import ModelError
-from embedpool.lifeline import end_with
+from embedpool.lifeline import die_first, end_with
 from embedpool.models.encoding import Encoder
 from embedpool.models.spec import ModelSpec
 from embedpool.router.cost import CHARS_PER_TOKEN, ROW_UNITS
@@ -136,7 +137,10 @@ def serve(spec: WorkerSpec, record_fd: int, make_encoder: MakeEncoder) -> None:
     """Runs until the process is ended. Raises ModelError."""
     cores = frozenset(os.sched_getaffinity(0))
     if spec.cores:
-        os.sched_setaffinity(0, spec.cores)  # before the session is created: its threads inherit the mask
+        try:
+            os.sched_setaffinity(0, spec.cores)  # before the session is created: its threads inherit the mask
+        except OSError as error:  # they went offline just now; or a filter of system calls forbids it
+            log.warning("not pinned to CPUs %s: %s", spec.cores, error.strerror)
     worker = Worker(spec, record_fd, make_encoder(spec.threads), cores)
     gc.freeze()  # what was imported and loaded lives for ever: keep the collector from walking it
     worker.run()
@@ -169,8 +173,8 @@ def warm_up(encoder: Encoder, model: ModelSpec) -> float:
 def main(argv: list[str], load: Callable[[ModelSpec], MakeEncoder] = load) -> int:
     """The forkserver of a model's workers. `argv` is [SPEC_JSON, CONTROL_FD, LIFELINE_FD]. Returns 3 when the model cannot be
     loaded, 0 when the supervisor is gone. `load` is the seam for tests that need a model that misbehaves."""
-    logging.basicConfig(format="embedpool worker: %(message)s", level=logging.WARNING)
     spec, lifeline = WorkerSpec.from_json(argv[0]), int(argv[2])
+    logs.begin("embedpool worker", spec.log_format)
     try:
         make_encoder = load(spec.model)
     except ModelError as error:
@@ -179,6 +183,7 @@ def main(argv: list[str], load: Callable[[ModelSpec], MakeEncoder] = load) -> in
 
     def become(fork: Fork, record_fd: int) -> None:
         end_with(lifeline)
+        die_first()
         try:
             serve(replace(spec, worker=fork.worker, cores=fork.cores), record_fd, make_encoder)
         except ModelError as error:

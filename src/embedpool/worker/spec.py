@@ -20,6 +20,7 @@ class WorkerSpec:
     cores: tuple[int, ...] = ()
     threads: int
     model: ModelSpec
+    log_format: str = "auto"
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()

@@ -1,13 +1,13 @@
 """Smaller weights, where a model brings none of the precision that is asked for.
 
-q8: ONNX Runtime's own dynamic quantiser: weights of 8 bits per output channel, of which 7 are used, and activations of 8 bits
-with one scale for the whole tensor, computed as they come; each text therefore runs alone.
+q8: weights of 8 bits per output channel, and activations of 8 bits with one scale per token (eight_bits.py).
 q4: MatMulNBits: weights of 4 bits in blocks of 32 with one scale each, computed in int8 (accuracy_level 4), which gives the
 same bits in any batch. Made here, because the runtime's tool for it needs a computer algebra system installed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from embedpool.errors import ModelError
 from embedpool.models.build.complete import read_values
+from embedpool.models.build.eight_bits import eight_bits
 from embedpool.models.build.writer import MICROSOFT, Writer
 
 MADE = ("q8", "q4")
@@ -27,45 +28,27 @@ Q4 = "q4_"  # before the names of the new weights
 SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8)
 
 
-def quantize(model: onnx.ModelProto, source: Path, target: Path, precision: str) -> onnx.ModelProto:
-    """The model, stored at `source`, with smaller weights; new data is written beside `target`. Raises ModelError."""
+def quantize(
+    model: onnx.ModelProto,
+    source: Path,
+    target: Path,
+    precision: str,
+    texts: Sequence[Sequence[int]] = (),
+    *,
+    signed: bool = True,
+) -> onnx.ModelProto:
+    """The model, stored at `source`, with smaller weights; new data is written beside `target`. `texts` and `signed` are those
+    of eight_bits. Raises ModelError."""
     try:
-        return _q8(source, target) if precision == "q8" else _q4(model, source, target)
+        if precision == "q8":
+            return eight_bits(model, source, target, texts, signed=signed)
+        return _q4(model, source, target)
+    except ModelError as error:
+        raise ModelError(f"the model could not be quantised to {precision}: {error.message}") from error
     except OSError as error:
         raise ModelError(f"{target} cannot be written: {error.strerror}") from error
-    except Exception as error:  # the tool raises plain exceptions of many kinds
+    except Exception as error:  # a graph that somebody else has made can be wrong in many ways
         raise ModelError(f"the model could not be quantised to {precision}: {error}") from error
-
-
-def _q8(source: Path, target: Path) -> onnx.ModelProto:
-    import logging
-    import tempfile
-
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    # It warns of every node whose type it must be told; DefaultTensorType tells it.
-    logging.disable(logging.WARNING)
-    # It writes a copy of the whole model aside, for which /tmp may be too small; the cache was looked at for room.
-    before, tempfile.tempdir = tempfile.tempdir, str(target.parent)
-    try:
-        quantize_dynamic(
-            str(source),
-            str(target),
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            # 7 bits: x86 without VNNI adds pairs of products in 16 bits, which 8 bits overflow. So all machines give the same.
-            reduce_range=True,
-            use_external_data_format=True,
-            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
-        )
-    finally:
-        tempfile.tempdir = before
-        logging.disable(logging.NOTSET)
-    made = onnx.load_model(str(target), load_external_data=False)
-    if "MatMulInteger" not in (node.op_type for node in made.graph.node):
-        raise ModelError("it has no matrix product with a constant that could be quantised")
-    return made
 
 
 def _q4(model: onnx.ModelProto, source: Path, target: Path) -> onnx.ModelProto:
