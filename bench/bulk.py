@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -26,10 +27,12 @@ from embedpool.config import flag
 from embedpool.docstrings import docstrings
 from embedpool.worker.batching import micro_batches
 
+LONGEST_S = 300.0  # of a loop
 
-def loop(texts: list[str], best: bool, provider: dict[str, str]) -> tuple[float, int]:
+
+def loop(texts: list[str], best: bool, provider: dict[str, str], model: str = "minilm") -> tuple[float, int]:
     """(seconds, tokens) of a loop in this process."""
-    encoder = encoder_of("minilm", **provider)
+    encoder = encoder_of(model, **provider)
     spec = encoder.spec
     for text in texts[:50]:
         (row,) = encoder.tokens([text], "right")
@@ -52,13 +55,21 @@ def loop(texts: list[str], best: bool, provider: dict[str, str]) -> tuple[float,
     return time.perf_counter() - began, tokens
 
 
-def loops(count: int, provider: dict[str, str], cores: int = 1, best: bool = False) -> tuple[float, int]:
-    """(tokens per second, tokens) of loops in fresh processes at the same time, each pinned to a core of its own."""
+def loops(count: int, provider: dict[str, str], cores: int = 1, best: bool = False, *others: str) -> tuple[float, int]:
+    """(tokens per second, tokens) of loops in fresh processes at the same time, each pinned to a core of its own.
+
+    `others`: further arguments of this script (--model, --texts-in).
+    """
     chosen = sorted(os.sched_getaffinity(0))[:cores]
     flags = [f"{flag(name)}={value}" for name, value in provider.items()]
-    command = [sys.executable, __file__, "--texts", str(count), *flags, *["--best"] * best, "--loop-on"]
+    command = [sys.executable, __file__, "--texts", str(count), *flags, *["--best"] * best, *others, "--loop-on"]
     running = [subprocess.Popen([*command, str(core)], stdout=subprocess.PIPE, text=True) for core in chosen]
-    found = [json.loads(process.communicate()[0]) for process in running]
+    try:
+        found = [json.loads(process.communicate(timeout=LONGEST_S)[0]) for process in running]
+    finally:
+        for process in running:
+            process.kill()  # nothing, if it has ended
+            process.wait()
     return sum(tokens / seconds for seconds, tokens in found), found[0][1]
 
 
@@ -71,12 +82,14 @@ def main() -> None:
     parser.add_argument("--provider-options", default="")
     parser.add_argument("--loop-on", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--best", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--model", default="minilm", help=argparse.SUPPRESS)  # of --loop-on, for bench/peers.py
+    parser.add_argument("--texts-in", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     provider = {"provider": given.provider, "provider_options": given.provider_options}
-    texts = [doc.text for doc in docstrings(given.texts)]
+    texts = json.loads(given.texts_in.read_text()) if given.texts_in else [doc.text for doc in docstrings(given.texts)]
     if given.loop_on is not None:
         os.sched_setaffinity(0, {given.loop_on})
-        print(json.dumps(loop(texts, given.best, provider)))
+        print(json.dumps(loop(texts, given.best, provider, given.model)))
         return
     rates: dict[str, list[float]] = {"plain": [], "best": [], "each": [], "pool": []}
     tokens = 0

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import render_peers
 from findings import RESULTS, Row, markdown, measured_on, result, source_of, spread
 from quality_page import UNKNOWN, in_short, of_quality, quality_table
 from scale_page import of_delivery, of_growth, of_memory, of_recovery, of_startup
@@ -170,19 +171,25 @@ TABLES: dict[str, Callable[[], str]] = {
     "numbers": table,
     "models": models_table,
     "quality": lambda: quality_table(result("quality")),
+    "peers": render_peers.peers,
+    "limit": render_peers.limits,
 }
-PAGES = {HERE.parent / "README.md": ("numbers", "models"), HERE / "README.md": ("numbers", "models", "quality")}
+SHARED = ("numbers", "models")
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {
+    HERE.parent / "README.md": {name: TABLES[name] for name in SHARED} | {"peers": render_peers.beside_others},
+    HERE / "README.md": TABLES,
+}
 
 
 def rendered(page: Path) -> str:
     text = page.read_text()
-    for name in PAGES[page]:
+    for name, made in PAGES[page].items():
         begin, end = BEGIN.format(name), END.format(name)
         before, found, rest = text.partition(begin)
         _, ended, after = rest.partition(end)
         if not found or not ended:
             raise SystemExit(f"{page} has no place for the {name}: {begin.strip()} … {end}")
-        text = before + begin + "\n" + TABLES[name]() + "\n" + end + after
+        text = before + begin + "\n" + made() + "\n" + end + after
     return text
 
 
