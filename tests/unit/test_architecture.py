@@ -99,6 +99,7 @@ PURE = [
     "router/queue.py",
     "router/state.py",
     "router/suspects.py",
+    "router/tally.py",
     "shm/layout.py",
     "shm/room.py",
     "shm/rows.py",
