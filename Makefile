@@ -19,7 +19,7 @@ lint: $(VENV)/.installed
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/unit
 
-# All numbers: about half an hour on two cores. Writes bench/results/*.json and renders README.md and bench/README.md from them.
+# All numbers: about an hour on two cores, and once as much to install and compile what is measured beside the pool. Writes bench/results/*.json and renders README.md and bench/README.md from them.
 bench: $(VENV)/.installed
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/bulk.py
@@ -30,6 +30,13 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/router.py
 	$(BIN)/python bench/gateway.py
 	$(BIN)/python bench/bridge.py
+	$(BIN)/python bench/quality.py
+	$(BIN)/python bench/delivery.py
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/recovery.py
+	$(BIN)/python bench/growth.py
+	$(BIN)/python bench/limit.py
+	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/render.py
 
 $(VENV)/.installed: pyproject.toml

@@ -1,36 +1,30 @@
-"""Writes the tables of README.md and bench/README.md from bench/results/*.json; `--check` only says if they are current."""
+"""Writes the tables of README.md and bench/README.md, and the pictures, from bench/results/*.json; `--check` only says if they
+are current. A picture names the result that it was drawn from: another run's is found out without drawing it."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import render_peers
+from findings import RESULTS, Row, markdown, measured_on, result, source_of, spread
+from quality_page import UNKNOWN, in_short, of_quality, quality_table
+from scale_page import of_delivery, of_growth, of_memory, of_recovery, of_startup
 
 HERE = Path(__file__).parent
-PAGES = (HERE.parent / "README.md", HERE / "README.md")
 BEGIN, END = "<!-- {}: made by bench/render.py -->\n", "<!-- end of {} -->"
-
-
-def result(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((HERE / "results" / f"{name}.json").read_text())
-    return found
-
-
-def spread(values: list[float]) -> str:
-    return f"{min(values):,g} – {max(values):,g}"
-
-
-Row = tuple[str, str, str, str]  # what, its median, from – to over the repeats, goal
+PICTURES = ("quality", "growth")
 
 
 def table() -> str:
     """The numbers as Markdown."""
-    rows = [*of_overhead(), *of_router(), *of_bulk(), *of_mixed(), *of_chaos(), *of_overload(), *of_gateway(), *of_bridge()]
-    lines = ["| what | median | repeats from – to | goal |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*lines, "", measured_on(result("overhead"))]) + "\n"
+    rows = [*of_overhead(), *of_router(), *of_bulk(), *of_quality(result("quality")["results"]), *of_mixed(), *of_chaos()]
+    rows += [*of_recovery(), *of_overload(), *of_delivery(), *of_memory(), *of_startup(), *of_growth(), *of_gateway()]
+    rows += of_bridge()
+    found = markdown(("what", "median", "repeats from – to", "goal"), rows)
+    return f"{found}\n\n{measured_on(result('overhead'))}\n"
 
 
 def of_overhead() -> list[Row]:
@@ -149,49 +143,47 @@ def of_bridge() -> list[Row]:
     return rows
 
 
-def measured_on(found: dict[str, Any]) -> str:
-    machine = found["machine"]
-    return (
-        f"{machine['processor']}, {machine['cores']} cores (shared, noisy), Linux {machine['kernel'].split('-')[0]},"
-        f" Python {machine['python']}, ONNX Runtime {machine['packages']['onnxruntime']}, {found['date']}."
-    )
-
-
 def models_table() -> str:
     """What models cost and what smaller weights lose, as Markdown."""
-    found = result("models")
-    names = (
-        "prepared in",
-        "on disk",
-        "one worker",
-        "each further",
-        "worker starts in",
-        "16 / 64 / 256 tokens",
-        "cosine to fp32",
-    )
-    lines = [f"| model | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    found, quality = result("models"), result("quality")["results"]
+    head = ("model", "prepared in", "on disk", "one worker", "each further", "worker starts in", "16 / 64 / 256 tokens")
+    rows = []
     for label, row in found["results"].items():
-        cosine = row.get("cosine")
-        cells = (
-            label,
-            f"{row['prepare_s']:g} s",
-            f"{row['artifact_mb']:,} MB",
-            f"{row['one_worker_mb']:,} MB",
-            f"**{row['further_worker_mb']:g} MB**",
-            f"{row['start_s']:.2f} s",
-            " / ".join(f"{ms:.1f}" for ms in row["run_ms"].values()) + " ms",
-            f"{cosine['mean']:.4f}, at worst {cosine['least']:.4f}" if cosine else "",
+        cosine, unknown = row.get("cosine"), "" if label.endswith("fp32") else UNKNOWN
+        rows.append(
+            (
+                label,
+                f"{row['prepare_s']:g} s",
+                f"{row['artifact_mb']:,} MB",
+                f"{row['one_worker_mb']:,} MB",
+                f"**{row['further_worker_mb']:g} MB**",
+                f"{row['start_s']:.2f} s",
+                " / ".join(f"{ms:.1f}" for ms in list(row["run_ms"].values())[:3]) + " ms",
+                f"{cosine['mean']:.4f}, at worst {cosine['least']:.4f}" if cosine else unknown,
+                in_short(quality, label) or unknown,
+            )
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", measured_on(found)]) + "\n"
+    table = markdown((*head, "cosine to fp32", "nDCG@10, less fp32's"), rows)
+    return f"{table}\n\n{measured_on(found)}\n"
 
 
-TABLES = {"numbers": table, "models": models_table}
+TABLES: dict[str, Callable[[], str]] = {
+    "numbers": table,
+    "models": models_table,
+    "quality": lambda: quality_table(result("quality")),
+    "peers": render_peers.peers,
+    "limit": render_peers.limits,
+}
+SHARED = ("numbers", "models")
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {
+    HERE.parent / "README.md": {name: TABLES[name] for name in SHARED} | {"peers": render_peers.beside_others},
+    HERE / "README.md": TABLES,
+}
 
 
 def rendered(page: Path) -> str:
     text = page.read_text()
-    for name, made in TABLES.items():
+    for name, made in PAGES[page].items():
         begin, end = BEGIN.format(name), END.format(name)
         before, found, rest = text.partition(begin)
         _, ended, after = rest.partition(end)
@@ -201,16 +193,32 @@ def rendered(page: Path) -> str:
     return text
 
 
+def stale_pictures() -> list[Path]:
+    """Those that were drawn from another result, or not at all."""
+    found = []
+    for name in PICTURES:
+        picture, drawn_from = HERE / f"{name}.png", source_of(RESULTS / f"{name}.json").encode()
+        if not picture.exists() or drawn_from not in picture.read_bytes():
+            found.append(picture)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     given = parser.parse_args()
     stale = [page for page in PAGES if rendered(page) != page.read_text()]
+    pictures = stale_pictures()
     if given.check:
-        sys.exit(f"not current: {', '.join(map(str, stale))}; run bench/render.py" if stale else 0)
+        sys.exit(f"not current: {', '.join(map(str, [*stale, *pictures]))}; run bench/render.py" if stale or pictures else 0)
     for page in stale:
         page.write_text(rendered(page))
         print(f"written: {page}")
+    for picture in pictures:
+        from plots import draw  # needs matplotlib (extra `bench`), which checking does not
+
+        draw(picture)
+        print(f"drawn: {picture}")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Session:
     held: ReadMap
 
 
-def open_session(endpoint: str) -> Session:
+def open_session(endpoint: str, ahead: int) -> Session:
     sock = open_link(endpoint)
     assert isinstance(wire.decode(sock.recv()), wire.Who)
     sock.send(wire.encode(wire.Hello(wire.VERSION, SEGMENT_BYTES, "bench")))
@@ -62,14 +62,15 @@ def open_session(endpoint: str) -> Session:
     assert isinstance(welcome, wire.Welcome), welcome
     row_bytes = welcome.models[0].dim * 4
     # Texts that are open at the same time differ, or they would be computed together.
-    texts = [f"{TEXT} {os.getpid()} {id(sock)} {i}" for i in range(AHEAD)]
+    texts = [f"{TEXT} {os.getpid()} {id(sock)} {i}" for i in range(ahead)]
     frames = [wire.encode(wire.Embed(i, (text,), i * row_bytes)) for i, text in enumerate(texts)]
     return Session(sock, frames, ReadMap(welcome.segment, welcome.segment_bytes))
 
 
 def bare_load(order: dict[str, Any]) -> None:
     """An answer's id is asked for again at once: its room is free, and its id is no longer open."""
-    sessions = {session.sock: session for session in (open_session(order["endpoint"]) for _ in range(SESSIONS))}
+    opened = [open_session(order["endpoint"], order["ahead"]) for _ in range(order["sessions"])]
+    sessions = {session.sock: session for session in opened}
     told_to_begin()
     poller = zmq.Poller()
     for sock, session in sessions.items():
@@ -114,6 +115,7 @@ class Usage:
 
     at: float
     answered: int
+    jobs: int
     router_s: float
     workers_s: float
     loads_s: float
@@ -127,13 +129,24 @@ def usage(pool: Pool, pids: list[int]) -> Usage:
         raise RuntimeError(f"refused: {counters['refused']}")
     router = router_of(pool.pid)
     used = (cpu_s([router]), cpu_s(workers_of(pool.pid)), cpu_s(pids), busy_s())
-    return Usage(time.monotonic(), counters["answered"], *used, rss_bytes(router))
+    return Usage(time.monotonic(), counters["answered"], counters["jobs"], *used, rss_bytes(router))
 
 
-def run(role: str, requests: int, workers: int) -> dict[str, float]:
-    with Pool("echo", workers=workers) as pool:
+@dataclass(frozen=True)
+class Crowd:
+    """Who asks: so many processes, with so many sessions each, with so many requests open each."""
+
+    processes: int = PROCESSES
+    sessions: int = SESSIONS
+    ahead: int = AHEAD
+
+
+def run(role: str, requests: int, workers: int, crowd: Crowd = Crowd(), **settings: Any) -> dict[str, float]:
+    """`settings` are the pool's."""
+    with Pool("echo", workers=workers, **settings) as pool:
         wait_for_workers(pool, workers)
-        with loads(__file__, [{"role": role, "endpoint": pool.endpoint}] * PROCESSES) as started:
+        order = {"role": role, "endpoint": pool.endpoint, "sessions": crowd.sessions, "ahead": crowd.ahead}
+        with loads(__file__, [order] * crowd.processes) as started:
             pids = [load.pid for load in started]
             for load in started:
                 load.begin(0.0)
@@ -156,6 +169,7 @@ def per_request(first: Usage, early: Usage, last: Usage) -> dict[str, float]:
     return {
         "requests": n,
         "requests_per_s": round(n / seconds),
+        "requests_per_job": round(n / (last.jobs - first.jobs), 2),
         "router_us": round((last.router_s - first.router_s) / n * 1e6, 2),
         "workers_us": round((last.workers_s - first.workers_s) / n * 1e6, 2),
         "clients_us": round((last.loads_s - first.loads_s) / n * 1e6, 2),

@@ -16,7 +16,10 @@ from typing import Any
 from embedpool.errors import ConfigError
 
 PREFIX = "EMBEDPOOL_"
-OF_MODEL = ("model", "precision", "model_dir", "onnx_file", "pooling", "max_tokens", "output_range")
+OF_MODEL = (
+    *("model", "precision", "model_dir", "onnx_file", "pooling", "max_tokens", "output_range"),
+    *("provider", "provider_options"),
+)
 SOCKET = "embedpool.sock"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path is 108 bytes with its end, unix(7)
@@ -45,7 +48,16 @@ class Config:
         choices=("auto", "none", "mean", "cls", "last"),
     )  # fmt: skip
     max_tokens: int = _row(0, "tokens", "longest text that is read, at most the model's own; 0: the model's own")
-    workers: int = _row(0, "processes", "worker processes; auto or 0: one per physical core that this process may use", 0, 512)
+    provider: str = _row(
+        "cpu", "", "what computes: ONNX Runtime's own kernels, or an execution provider that is installed beside them",
+        choices=("cpu", "openvino", "cuda", "tensorrt", "coreml"),
+    )  # fmt: skip
+    provider_options: str = _row(
+        "", "", "key=value,key=value for it; openvino: precision=bf16 (its default), f32 or f16; see docs/providers.md"
+    )
+    workers: int = _row(
+        0, "processes", "worker processes; auto or 0: one per physical core that this process may use, or per GPU", 0, 512
+    )
     threads_per_worker: int = _row(
         1, "threads", "threads, and cores, of one worker: more for latency, 1 for throughput", 1, 256
     )
@@ -255,6 +267,11 @@ def _is_there(path: Path) -> bool:
 def journal_stream(environ: Mapping[str, str] | None = None) -> str:
     """DEVICE:INODE of the journal, where systemd has connected a process to it; else "" (systemd.exec(5))."""
     return (os.environ if environ is None else environ).get("JOURNAL_STREAM", "")
+
+
+def visible_gpus(environ: Mapping[str, str] | None = None) -> str | None:
+    """CUDA_VISIBLE_DEVICES, None where it is not set."""
+    return (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
 
 
 def is_tmpfs(path: Path) -> bool:

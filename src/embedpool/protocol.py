@@ -239,11 +239,12 @@ class Failure(_Record, frozen=True):
 
 
 class Run(_Record, frozen=True, array_like=True):
-    """One call of the model: so many rows, padded to so many tokens, took so long."""
+    """One call of the model: so many rows, padded to so many tokens, took so long. `own_tokens`: of all rows, unpadded."""
 
     rows: Count
     tokens: Count
     ms: Milliseconds
+    own_tokens: Count = 0
 
 
 class Done(_Message, frozen=True, tag="done"):

@@ -34,7 +34,8 @@ PLACES = {
         "worker/inbox.py",
         "worker/main.py",
     },
-    "onnxruntime": {"models/encoder.py"},
+    "onnxruntime": {"models/session.py"},
+    "onnxruntime_ep_openvino": {"models/session.py"},
     "onnx": {
         "models/build/complete.py",
         "models/build/eight_bits.py",
@@ -83,6 +84,7 @@ PURE = [
     "doctor/machine_checks.py",
     "errors.py",
     "integrations/similarity.py",
+    "models/providers.py",
     "protocol.py",
     "router/admission.py",
     "router/alike.py",
@@ -97,6 +99,7 @@ PURE = [
     "router/queue.py",
     "router/state.py",
     "router/suspects.py",
+    "router/tally.py",
     "shm/layout.py",
     "shm/room.py",
     "shm/rows.py",
@@ -109,9 +112,9 @@ PURE = [
     "worker/formats.py",
 ]
 NOT_PURE = {"asyncio", "os", "random", "secrets", "select", "selectors", "socket", "subprocess", "time", "zmq"}
-ENVIRONMENT = {"bridge.py", "cli/serve.py", "config.py", "models/encoder.py", "models/tokenizer.py", "supervise/processes.py"}
+ENVIRONMENT = {"bridge.py", "cli/serve.py", "config.py", "models/session.py", "models/tokenizer.py", "supervise/processes.py"}
 # Libraries read these at their import, so they are set before it.
-WRITTEN = {"models/encoder.py": {"ORT_DISABLE_TELEMETRY"}, "models/tokenizer.py": {"TOKENIZERS_PARALLELISM"}}
+WRITTEN = {"models/session.py": {"ORT_DISABLE_TELEMETRY"}, "models/tokenizer.py": {"TOKENIZERS_PARALLELISM"}}
 
 
 @cache

@@ -93,6 +93,14 @@ def test_rows_that_must_run_alone_each_have_a_batch_of_their_own_width(lengths: 
     assert sorted(batches, key=lambda batch: batch.rows) == [Batch((row,), max(n, 1)) for row, n in enumerate(lengths)]
 
 
+@given(LENGTHS, st.integers(1, 700))
+@settings(max_examples=200, deadline=None)
+def test_a_model_may_want_other_batches(lengths: list[int], tokens: int) -> None:
+    batches = micro_batches(lengths, tokens=tokens)
+    assert sorted(row for batch in batches for row in batch.rows) == list(range(len(lengths)))
+    assert all(len(batch.rows) == 1 or len(batch.rows) * batch.width <= tokens for batch in batches)
+
+
 def test_many_equal_short_rows_fill_whole_batches() -> None:
     batches = micro_batches([8] * 40)
     assert [len(batch.rows) for batch in batches] == [16, 16, 8]

@@ -169,6 +169,8 @@ def test_every_setting_of_the_model_reaches_those_who_find_it() -> None:
         "pooling": "cls",
         "max_tokens": "64",
         "output_range": "-1,1",
+        "provider": "openvino",
+        "provider_options": "precision=f32",
         "cache": "/c",
     }
     assert Wanted(**load(flags, environ={}).wanted_model()) == Wanted(**{**flags, "max_tokens": 64})  # type: ignore[arg-type]

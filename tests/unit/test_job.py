@@ -376,6 +376,20 @@ def test_rows_of_a_model_whose_values_depend_on_the_batch_run_alone_at_their_own
     assert np.frombuffer(outcome.payload, np.float32).tolist() == [x for t in texts for x in _vector(t)] + _vector("dd")[:2]
 
 
+def test_a_models_widths_have_steps_and_rows_of_one_width_run_together() -> None:
+    encoder = _encoder()
+    outcome = _run([_part(["a", "bb", "ccc", "dddddd"])], encoder, {"width_step": 4, "batch_tokens": 12})
+    assert (encoder.widths, [len(run) for run in encoder.runs]) == ([8, 4], [1, 3])
+    assert outcome.tokens == [1 + 2 + 3 + 6], "what fills a row up is not counted"
+
+
+def test_a_row_that_is_run_again_alone_has_the_width_that_it_always_has() -> None:
+    encoder = _encoder(breaks_on=["bb"])
+    outcome = _run([_part(["a", "bb"])], encoder, {"width_step": 4})
+    assert encoder.widths == [4, 4, 4]
+    assert _failed(outcome) == [(0, 1, "encode_failed")]
+
+
 def test_a_text_too_long_fails_alone_where_it_must_not_be_cut() -> None:
     table = _table()
     texts = ["aa", "x" * (MAX_TOKENS + 1), "y" * MAX_TOKENS]

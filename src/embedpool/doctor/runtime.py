@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from embedpool.models.encoder import runtime_build
+from embedpool.models.session import runtime_build
 
 if __name__ == "__main__":
     print(json.dumps(runtime_build()))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from embedpool.errors import ModelError
 from embedpool.models import cache, hub
 from embedpool.models.cache import Artifact, Cache, Machine, this_machine
+from embedpool.models.held import hold_to
 from embedpool.models.registry import BERT_UNCASED, BERT_UNCASED_SHA256
 from embedpool.models.resolve import Source
 from embedpool.models.spec import ModelSpec
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 BUILD = 1  # raised when the same source comes to give other vectors
 QUANTIZE = {"q8": "q8 by tokens"}  # a way of quantising that gives other values than the one before has another name here
-SAME = 0.9999  # cosine of the optimised graph to the one it was made from: only rounding may differ
 MEASURED_TOKENS = 64  # the length at which a unit of work is timed
 # Bytes on disk at the most, per byte of fp32 weights: the graph that is optimised, smaller weights made of it, and the
 # result, which holds the weights of matrix products twice (plain and packed).
@@ -137,6 +137,7 @@ def fingerprint_of(source: Source, digests: dict[Path, str], runtime: str) -> st
         "append": source.append,
         "output_range": source.output_range,
         "runtime": runtime,
+        **source.compute.identity(),
     }
     return hashlib.sha256(json.dumps(use, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -178,9 +179,8 @@ def _make(
             whole = quantize(made.model, graph, smaller, source.quantize, texts, signed=adds_signed(machine))
             smaller.write_bytes(whole.SerializeToString())
             one_by_one = complete.one_by_one(whole)
-            _optimize(smaller, directory / GRAPH)
-        else:
-            _optimize(graph, directory / GRAPH)
+        _check_numbers(source, one_by_one)
+        _optimize(graph if whole is made.model else smaller, directory / GRAPH, source.compute.provider.portable)
         spec = ModelSpec(
             name=source.name,
             directory=str(directory),
@@ -194,17 +194,21 @@ def _make(
             pooling=source.pooling,
             output=output,
             output_range=source.output_range if output == "uint8" else None,
-            one_by_one=one_by_one,
-            precision=complete.precision(whole),
+            one_by_one=one_by_one or source.compute.provider.alone,
+            precision=source.compute.precision(complete.precision(whole)),
+            provider=source.compute.provider.name,
+            provider_options=source.compute.options,
+            width_step=source.compute.provider.width_step,
+            batch_tokens=source.compute.provider.batch_tokens,
             fingerprint=fingerprint,
         )
         spec, cosines = _tried(spec, _baseline(source, graph, report))
         lossy = bool(source.quantize) or source.reference is not None
         if not lossy:
-            _hold_to(cosines, source)
+            hold_to(cosines, source)
         measured = {
             "cosine": {"mean": float(cosines.mean()), "least": float(cosines.min()), "texts": len(cosines)},
-            "to": "fp32" if lossy else "itself",
+            "to": "fp32" if lossy or source.compute.lossy else "itself",
         }
     cache.note(replace(spec, directory=""), machine, digests, directory, measured)
 
@@ -227,11 +231,21 @@ def _baseline(source: Source, graph: Path, report: Report) -> Path:
     return baseline
 
 
-def _optimize(graph: Path, target: Path) -> None:
-    from embedpool.models.encoder import open_session
+def _check_numbers(source: Source, one_by_one: bool) -> None:
+    """Activations of 8 bits with one scale for all that runs together are for ONNX Runtime's kernels: OpenVINO computes them at
+    a quarter of the speed of fp32 in bf16, and with other vectors (cosine 0.989 to 0.992)."""
+    if one_by_one and source.compute.provider.name != "cpu":
+        raise ModelError(
+            f"the graph of {source.name} quantises as it runs, which is for --provider cpu: give --precision fp32 with"
+            f" --provider {source.compute.provider.name}"
+        )
+
+
+def _optimize(graph: Path, target: Path, portable: bool) -> None:
+    from embedpool.models.session import store_optimized
 
     try:
-        open_session(graph, 1, optimized=target)
+        store_optimized(graph, target, portable=portable)
     except ModelError as error:
         if shutil.disk_usage(target.parent).free < FULL_BYTES:  # the runtime has other words for it
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
@@ -298,15 +312,16 @@ def _tried(spec: ModelSpec, graph: Path) -> tuple[ModelSpec, NDArray[np.float64]
     and optimised. Raises ModelError if a run fails."""
     import numpy as np
 
-    from embedpool.models.encoder import OnnxEncoder, load_tokenizer, open_session
+    from embedpool.models.encoder import OnnxEncoder, load_tokenizer
     from embedpool.models.probes import PROBES
+    from embedpool.models.session import open_session
 
     encoder = OnnxEncoder(spec, 1, load_tokenizer(spec))
     plain = open_session(graph, 1)
     cosines = []
     for ids in encoder.tokens(PROBES, "right"):
         try:
-            vector = encoder.run([ids], len(ids))
+            vector = encoder.run([ids], spec.width(len(ids)))
             feed = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), np.int64)}
             (reference,) = plain.run(None, feed)
         except Exception as error:  # the runtime's exceptions have no common public base class
@@ -323,14 +338,6 @@ def _tried(spec: ModelSpec, graph: Path) -> tuple[ModelSpec, NDArray[np.float64]
         times.append((time.perf_counter() - began) * 1e3)
     unit_ms = sorted(times)[1] / (len(ids) * CHARS_PER_TOKEN + ROW_UNITS)
     return replace(spec, dim=vector.shape[1], unit_ms=unit_ms), np.array(cosines)
-
-
-def _hold_to(cosines: NDArray[np.float64], source: Source) -> None:
-    if cosines.min() < SAME:
-        raise ModelError(
-            f"ONNX Runtime's optimised form of {source.name} gives other vectors than the graph it was made from (cosine"
-            f" {cosines.min():.5f}): this version of it cannot serve the model"
-        )
 
 
 def _text(path: Path) -> str:

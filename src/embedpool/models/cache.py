@@ -59,9 +59,14 @@ def this_machine() -> Machine:
 
 def cpu_features(cpuinfo: str) -> tuple[str, ...]:
     """The features, of those that matter, that every core of /proc/cpuinfo has."""
-    found = [set(line.split()) for line in re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)]
-    common = set.intersection(*found) if found else set()
+    common = processor_flags(cpuinfo)
     return tuple(name for name in (*_X86, *_ARM) if name in common)
+
+
+def processor_flags(cpuinfo: str) -> frozenset[str]:
+    """All that every core of /proc/cpuinfo has."""
+    found = [frozenset(line.split()) for line in re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)]
+    return frozenset.intersection(*found) if found else frozenset()
 
 
 def runtime_version() -> str:

@@ -14,6 +14,8 @@ from typing import Any
 from embedpool.errors import ModelError
 from embedpool.models import directory, hub, registry
 from embedpool.models.directory import ModelFiles
+from embedpool.models.offered import chosen
+from embedpool.models.providers import CPU, Compute
 from embedpool.models.registry import BERT_UNCASED, MINILM, PRECISIONS, USUAL_FILES, Known
 
 MINILM_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
@@ -31,6 +33,8 @@ class Wanted:
     pooling: str = "auto"
     max_tokens: int = 0
     output_range: str = ""
+    provider: str = "cpu"
+    provider_options: str = ""
     cache: str = ""
 
 
@@ -64,10 +68,33 @@ class Source:
     no_float16: str = ""  # why the model cannot be run with values of 16 bits, "" if it can
     stated: dict[Path, str] = field(default_factory=dict)
     reference: Source | None = None
+    compute: Compute = CPU
 
 
 def resolve(wanted: Wanted) -> Source:
     """Raises ModelError with one sentence that says what is wrong with which file, or what to do."""
+    compute = chosen(wanted.provider, wanted.provider_options)  # first: it costs nothing, and files may have to be downloaded
+    return computed_by(compute, _resolved(wanted))
+
+
+def computed_by(compute: Compute, source: Source) -> Source:
+    """The source for a provider. Raises ModelError where the two do not go together."""
+    step = compute.provider.width_step
+    if source.max_tokens < step:
+        raise ModelError(
+            f"--provider {compute.provider.name} runs texts in steps of {step} tokens: --max-tokens must be at least that"
+        )
+    if source.quantize and compute.provider.name != "cpu":
+        raise ModelError(
+            f"weights of precision {source.quantize} are made for ONNX Runtime's own kernels: give --precision fp32 with"
+            f" --provider {compute.provider.name}, or --provider cpu"
+        )
+    if source.no_float16 and compute.options.get("precision") == "f16":
+        raise ModelError(f"{source.name} cannot be computed in f16: {source.no_float16}")
+    return replace(source, compute=compute, max_tokens=source.max_tokens // step * step)
+
+
+def _resolved(wanted: Wanted) -> Source:
     name = wanted.model
     is_directory = bool(name) and Path(name).is_dir()
     known = None if is_directory else registry.find(name)

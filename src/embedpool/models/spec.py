@@ -21,6 +21,8 @@ class ModelSpec:
     The graph's input is int64[batch, tokens] twice (ids and mask), its output one vector per text, float32 or `output` uint8;
     a uint8 value v then means low + v * (high - low) / 255 for the `output_range` (low, high), if that is known.
     `one_by_one`: values depend on what runs together, so each text runs alone. `unit_ms`: measured when it was prepared.
+    `provider` with its `provider_options` computes it (models.providers), in matrices of a width that is a multiple of
+    `width_step`, of about `batch_tokens` tokens each.
     """
 
     name: str
@@ -37,6 +39,10 @@ class ModelSpec:
     output_range: tuple[float, float] | None = None
     one_by_one: bool = False
     precision: str = "fp32"
+    provider: str = "cpu"
+    provider_options: dict[str, str] = field(default_factory=dict)
+    width_step: int = 1
+    batch_tokens: int = 128
     unit_ms: float = 0.0
     fingerprint: str
 
@@ -44,6 +50,10 @@ class ModelSpec:
     def dtypes(self) -> tuple[str, ...]:
         """The types in which vectors can be had: values of an unknown range can only be passed on as they are."""
         return ("uint8",) if self.output == "uint8" and self.output_range is None else DTYPES
+
+    def width(self, tokens: int) -> int:
+        """The columns of a matrix for rows of at most so many tokens."""
+        return -(-max(tokens, 1) // self.width_step) * self.width_step
 
     def card(self) -> ModelCard:
         """The part that clients see."""

@@ -2,7 +2,7 @@
 
 Called by server.Server, which turns frames into events and carries the actions out. The tests play histories through
 `handle` and call `check` after every step. (Over the usual length: the rules below hold over all of it. What could be told
-apart is: admission, alike, queue, cost, load, jobs, retries, suspects, state, events, invariants.)
+apart is: admission, alike, queue, cost, load, jobs, retries, suspects, tally, state, events, invariants.)
 
 Rules
 1. Every admitted request ends in exactly one Reply to the session that asked: Vectors or Refused. A request that is not
@@ -58,6 +58,7 @@ from embedpool.router.queue import Line, Queue
 from embedpool.router.retries import Retries
 from embedpool.router.state import Counters, Job, Request, Session, Slice, Worker
 from embedpool.router.suspects import Suspects
+from embedpool.router.tally import ClassTally, Tally
 from embedpool.shm.layout import room_bytes
 
 SWEEP_S = 0.02  # how often requests are looked at for having expired and workers for being hung
@@ -83,6 +84,7 @@ class Core:
         self.workers: dict[int, Worker] = {}
         self.retries = Retries()
         self.counters = Counters()
+        self.tally = Tally()
         self.draining = False
         self.failed = ""
         self.load = Load(self.queue, self.retries)
@@ -186,18 +188,22 @@ class Core:
             return  # an id that is open is the same request sent again: it has its one answer coming
         self.counters.requests += 1
         ask = event.ask
+        interactive = self.rules.is_interactive(ask)
+        tally = self.tally.of(interactive)
+        tally.requests += 1
         refusal = self._refusal(session, ask, event.nbytes)
         if refusal is not None:
-            self._reply(event.session, refusal, out)
+            self._reply(event.session, refusal, tally, out)
             return
         dim = ask.dim or self.model.dim
         if not ask.texts:
-            self._reply(event.session, Vectors(ask.id, 0, dim, 0, self.model.fingerprint, ask.offset is None), out)
+            tally.answer(0, 0, (0.0, 0.0, 0.0), 0.0)
+            self._reply(event.session, Vectors(ask.id, 0, dim, 0, self.model.fingerprint, ask.offset is None), tally, out)
             return
-        request = self._request(session, event, dim, now)
+        request = self._request(session, event, dim, interactive, now)
         late = self.load.too_late(request, self.cost, self.rules, now) if self.workers else None
         if late is not None and not self.alike.leads_none(request):
-            self._reply(event.session, late, out)
+            self._reply(event.session, late, tally, out)
             return
         if ask.offset is None:
             request.inline = bytearray(room_bytes(len(ask.texts), dim, ask.dtype))
@@ -206,7 +212,7 @@ class Core:
         self.alike.admit(request)
         self.queue.add(request)
 
-    def _request(self, session: Session, event: Asked, dim: int, now: float) -> Request:
+    def _request(self, session: Session, event: Asked, dim: int, interactive: bool, now: float) -> Request:
         ask = event.ask
         units = [self.cost.units(chars) for chars in chars_of(ask)]
         order = sorted(range(len(units)), key=units.__getitem__)
@@ -214,7 +220,6 @@ class Core:
         # asked than can be done, messages lie in sockets.
         way_s = now - ask.sent_s if 0.0 < ask.sent_s < now else 0.0
         deadline_at = now - 2 * way_s + ask.budget_ms / 1e3
-        interactive = self.rules.is_interactive(ask)
         return Request(session, ask, dim, event.nbytes, units, now, deadline_at, interactive, order)
 
     def _refusal(self, session: Session, ask: Embed, nbytes: int) -> Refused | None:
@@ -271,18 +276,23 @@ class Core:
             return
         del session.open[ask.id]
         session.inline_bytes -= len(request.inline or b"")
+        tally = self.tally.of(request.interactive)
         if request.refusal is not None:
-            self._reply(session.key, request.refusal, out)
+            self._reply(session.key, request.refusal, tally, out)
             return
         self.counters.rows += len(ask.texts)
         inline = request.inline is not None
         queue_ms = (min(request.begun_at, self._now) - request.arrived_at) * 1e3
         took = (queue_ms, request.tokenize_ms, request.run_ms)
+        tally.answer(len(ask.texts), request.tokens, took, (self._now - request.arrived_at) * 1e3)
         answer = Vectors(ask.id, len(ask.texts), request.dim, request.tokens, self.model.fingerprint, inline, *took)
-        self._reply(session.key, answer, out, request.inline or b"")
+        self._reply(session.key, answer, tally, out, request.inline or b"")
 
-    def _reply(self, session: bytes, message: Vectors | Refused, out: list[Action], payload: bytes | bytearray = b"") -> None:
+    def _reply(
+        self, session: bytes, message: Vectors | Refused, tally: ClassTally, out: list[Action], payload: bytes | bytearray = b""
+    ) -> None:
         if isinstance(message, Refused):
+            tally.refuse(message.code)
             self.counters.refused[message.code] = self.counters.refused.get(message.code, 0) + 1
         else:
             self.counters.answered += 1
@@ -294,6 +304,7 @@ class Core:
             return
         session.closed = True
         for request in session.open.values():
+            self.tally.of(request.interactive).dropped += 1
             self._stop_waiting(request)  # rows in a worker's hands finish into a segment that nobody reads
         self._lead_anew(self.alike.left(self.retries.drop_abandoned()))
 
@@ -386,6 +397,8 @@ class Core:
 
     def _give(self, number: int, worker: Worker, job: Job, now: float, out: list[Action]) -> None:
         job.hung_at = job.began_at = math.inf
+        if not worker.jobs:
+            worker.busy_at = now
         place = sum(other.urgent for other in worker.jobs) if job.urgent else len(worker.jobs)
         worker.jobs.insert(place, job)  # it overtakes what is not urgent
         self.load.given(job)
@@ -412,6 +425,8 @@ class Core:
             self.counters.late_answers += 1
             return
         self._take_back(worker, job)
+        if not worker.jobs:
+            worker.busy_s, worker.busy_at = worker.busy_until(now), math.inf
         if job.chained and not worker.retiring:
             self.cost.learn_drag(event.done.run_ms, (now - job.began_at) * 1e3)
         if worker.jobs:
@@ -419,6 +434,7 @@ class Core:
             self._start_clock(worker.jobs[0], now)
         worker.jobs_done += 1
         worker.rows_done += job.rows()
+        self.tally.runs.add(event.done.runs)
         if not worker.retiring:  # it may be of the model before, which costs otherwise
             self._unlearned.append((job, event.done))
         failures: dict[int, Failure] = {}

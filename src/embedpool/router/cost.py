@@ -29,6 +29,7 @@ MEMORY_UNITS = 20_000.0  # the horizon of the speed: about 80 texts of 250 chara
 MEMORY_TOKENS = 20_000.0  # the horizon of the characters per token
 SHAPE_STEP = 0.05  # of the way to what one run shows: tens of runs make a shape, one outlier does not
 MEMORY_MS = 500.0  # the horizon of the drag
+MEMORY_JOBS = 50  # the horizon of the error
 MOST_OFF = 4.0  # a single measurement counts as at most this many times off: a worker that was stopped is no slow model
 
 
@@ -41,7 +42,9 @@ class CostModel:
     chars_per_token: float = float(CHARS_PER_TOKEN)
     shape: list[float] = field(default_factory=list)
     drag: float = 1.0
+    error: float = 0.0  # moving mean of |ln(measured / estimated)| of whole jobs: 0.1 is a tenth off
     _weight: float = 0.0
+    _jobs: int = 0
     _chars_weight: float = 0.0
     _usual: float = 0.0  # the mean of log(measured / estimated) over runs: what all lengths have in common is the speed's
 
@@ -76,6 +79,9 @@ class CostModel:
         """A finished job. One outlier (a worker that was stopped for a while) moves the mean by its share at most."""
         if units <= 0:
             return
+        if ms > 0.0:
+            self._jobs += self._jobs < MEMORY_JOBS
+            self.error += (abs(math.log(ms / self.ms(units))) - self.error) / self._jobs
         measured = min(max(ms / units, self.unit_ms / MOST_OFF), self.unit_ms * MOST_OFF)
         kept = min(self._weight, MEMORY_UNITS)
         self.unit_ms = max((self.unit_ms * kept + measured * units) / (kept + units), 1e-6)

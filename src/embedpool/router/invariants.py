@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from embedpool.router.alike import key_of
@@ -58,6 +59,13 @@ def check(core: Core) -> None:
         assert not (request.waiting or request.following) or request in core.queue.held
     for kind, units in core.load.in_hand.items():
         assert units == sum(job.units for worker in core.workers.values() for job in worker.jobs if job.urgent == kind)
+    for kind in (True, False):
+        tally = core.tally.of(kind)
+        n_open = sum(request.interactive == kind for request in core.all_open())
+        ended = tally.answered + sum(tally.refused.values()) + tally.dropped
+        assert tally.requests == ended + n_open, "a request was counted twice, or not"
+    for worker in core.workers.values():
+        assert (worker.busy_at < math.inf) == bool(worker.jobs), "busy without a job, or the reverse"
     _check_alike(core, held)
 
 

@@ -118,6 +118,12 @@ class Worker:
     given: int = 0  # the number of its last job
     jobs_done: int = 0
     rows_done: int = 0
+    busy_s: float = 0.0  # with a job in hand, up to `busy_at`
+    busy_at: float = math.inf  # since when it has the jobs that it has; infinite without one
+
+    def busy_until(self, now: float) -> float:
+        """Seconds with a job in hand, ever."""
+        return self.busy_s + max(0.0, now - self.busy_at)
 
     @property
     def takes_jobs(self) -> bool:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from embedpool import control
 from embedpool.config import Config
+from embedpool.supervise import gpus
 from embedpool.supervise.cores import CorePlan, in_place, plan
 from embedpool.supervise.machine import read_bounds, read_machine
 from embedpool.supervise.slots import Slot
@@ -37,7 +38,7 @@ AGAIN_S = 60.0  # after a worker could not be started on its new cores
 
 def planned(config: Config, root: Path = Path("/")) -> CorePlan:
     """The plan for this machine as it is now."""
-    return plan(read_machine(root), config.workers, config.threads_per_worker, config.pin)
+    return plan(read_machine(root), config.workers or gpus.of(config), config.threads_per_worker, config.pin)
 
 
 class Replan:

@@ -7,6 +7,7 @@ import os
 from embedpool import __version__
 from embedpool.router.admission import Admission
 from embedpool.router.spec import RouterSpec
+from embedpool.supervise import gpus
 from embedpool.supervise.place import Place
 from embedpool.supervise.slots import Generation
 from embedpool.worker.spec import WorkerSpec
@@ -41,6 +42,7 @@ def worker_spec(generation: Generation, place: Place) -> WorkerSpec:
         endpoint=place.workers_endpoint,
         segments=str(place.segments),
         threads=generation.config.threads_per_worker,
+        gpus=gpus.of(generation.config),
         model=generation.spec,
         log_format=generation.config.log_format,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-BATCH_TOKENS = 128
+BATCH_TOKENS = 128  # unless a model's spec says otherwise: other providers have other optima
 LEAST_FILL = 0.85  # a row shorter than this share of the batch's width starts a batch of its own
 
 
@@ -22,8 +22,9 @@ class Batch:
     width: int
 
 
-def micro_batches(lengths: Sequence[int], *, alone: bool = False) -> list[Batch]:
-    """Every row in exactly one batch, longest first; padding is at most 15 % of any row's width. `alone`: one row in each."""
+def micro_batches(lengths: Sequence[int], *, alone: bool = False, tokens: int = BATCH_TOKENS) -> list[Batch]:
+    """Every row in exactly one batch of at most so many tokens, or of one row, longest first; padding is at most 15 % of any
+    row's width. `alone`: one row in each."""
     if alone:
         return [Batch((row,), max(length, 1)) for row, length in enumerate(lengths)]
     if len(lengths) == 1:
@@ -34,7 +35,7 @@ def micro_batches(lengths: Sequence[int], *, alone: bool = False) -> list[Batch]
     while start < len(order):
         width = max(lengths[order[start]], 1)
         stop = start + 1
-        while stop < len(order) and (stop - start + 1) * width <= BATCH_TOKENS:
+        while stop < len(order) and (stop - start + 1) * width <= tokens:
             if lengths[order[stop]] < LEAST_FILL * width:
                 break
             stop += 1

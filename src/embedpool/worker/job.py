@@ -93,7 +93,9 @@ def run_job(
     groups = list(_alike(rows).items())
     if known:
         groups = [group for group in groups if not _repeated(group, known, model, outcome)]
-    for batch in micro_batches([len(tokens) for tokens, _ in groups], alone=model.spec.one_by_one):
+    spec = model.spec
+    widths = [spec.width(len(tokens)) for tokens, _ in groups]
+    for batch in micro_batches(widths, alone=spec.one_by_one, tokens=spec.batch_tokens):
         _run([groups[i] for i in batch.rows], batch.width, model, run, outcome)
     outcome.payload = b"".join(places.tobytes() for places in inline)
     return outcome
@@ -167,7 +169,7 @@ def _run(batch: list[Group], width: int, model: Model, run: Run, out: Outcome) -
         log.exception("a run of %d rows of %d tokens raised", len(batch), width)
         if len(batch) > 1:
             for group in batch:
-                _run([group], len(group[0]), model, run, out)
+                _run([group], model.spec.width(len(group[0])), model, run, out)
             return
         for row in batch[0][1]:
             reason = f"the model could not be run on text {row.row}: see the worker's log"

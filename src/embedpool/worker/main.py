@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
@@ -35,11 +35,19 @@ from embedpool.worker.turns import Spent, Turns
 
 log = logging.getLogger("embedpool.worker")
 
-MakeEncoder = Callable[[int], Encoder]  # by the number of threads
+MakeEncoder = Callable[["Seat"], Encoder]
 
 WARM_UP_TOKENS = 16  # a usual query: allocates the arena, touches every weight
 RECONNECT_MS = 20
 KEPT_JOBS = 8  # done, with their vectors: a job that repeats one is sent when the router hears of its end, behind four at most
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What one worker has to compute on: so many threads, and the GPU of that number where the model's provider has GPUs."""
+
+    threads: int
+    device: int
 
 
 def load(spec: ModelSpec) -> MakeEncoder:
@@ -51,7 +59,7 @@ def load(spec: ModelSpec) -> MakeEncoder:
     from embedpool.models.encoder import OnnxEncoder, load_tokenizer
 
     tokenizer = load_tokenizer(spec)
-    return lambda threads: OnnxEncoder(spec, threads, tokenizer)
+    return lambda seat: OnnxEncoder(spec, seat.threads, tokenizer, seat.device)
 
 
 class Worker:
@@ -141,7 +149,7 @@ def serve(spec: WorkerSpec, record_fd: int, make_encoder: MakeEncoder) -> None:
             os.sched_setaffinity(0, spec.cores)  # before the session is created: its threads inherit the mask
         except OSError as error:  # they went offline just now; or a filter of system calls forbids it
             log.warning("not pinned to CPUs %s: %s", spec.cores, error.strerror)
-    worker = Worker(spec, record_fd, make_encoder(spec.threads), cores)
+    worker = Worker(spec, record_fd, make_encoder(Seat(spec.threads, spec.device)), cores)
     gc.freeze()  # what was imported and loaded lives for ever: keep the collector from walking it
     worker.run()
 
@@ -162,10 +170,10 @@ def warm_up(encoder: Encoder, model: ModelSpec) -> float:
     measured when the model was prepared, or this run's for the echo model."""
     rows = encoder.tokens(["warm " * WARM_UP_TOKENS], "right")
     rows[0] = rows[0][: min(WARM_UP_TOKENS, model.max_tokens)]
-    encoder.run(rows, len(rows[0]))
+    encoder.run(rows, model.width(len(rows[0])))
     started = time.perf_counter()
     if not model.unit_ms:
-        encoder.run(rows, len(rows[0]))
+        encoder.run(rows, model.width(len(rows[0])))
     ms = (time.perf_counter() - started) * 1e3
     return model.unit_ms or ms / (len(rows[0]) * CHARS_PER_TOKEN + ROW_UNITS)
 
@@ -185,7 +193,7 @@ def main(argv: list[str], load: Callable[[ModelSpec], MakeEncoder] = load) -> in
         end_with(lifeline)
         die_first()
         try:
-            serve(replace(spec, worker=fork.worker, cores=fork.cores), record_fd, make_encoder)
+            serve(spec.forked(fork.worker, fork.index, fork.cores), record_fd, make_encoder)
         except ModelError as error:
             log.error("%s", error.message)
             raise SystemExit(3) from error

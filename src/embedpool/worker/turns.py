@@ -86,7 +86,7 @@ class Turns:
         began = time.perf_counter()
         vectors = self.encoder.run(rows, width)
         took_s = time.perf_counter() - began
-        self.spent.runs.append(Run(len(rows), width, took_s * 1e3))
+        self.spent.runs.append(Run(len(rows), width, took_s * 1e3, sum(map(len, rows))))
         tokens = len(rows) * width
         kept = min(self._weight, HORIZON_TOKENS)
         self._token_s = (self._token_s * kept + took_s) / (kept + tokens)

@@ -148,31 +148,33 @@ def _add_and_norm(g: Writer, weights: Weights, shape: Shape, name: str, x: str, 
 
 
 class _Angles:
-    """Cosines and sines float32[longest, head / 2], once per base."""
+    """What turns a head: positions int64[batch, tokens], once, and cosines and sines float32[longest, head / 2], once per base.
+
+    ONNX Runtime's operator would also take the first token's position alone, and count; OpenVINO then turns nothing.
+    """
 
     def __init__(self, g: Writer, shape: Shape, longest: int) -> None:
         self._g, self._shape, self._longest = g, shape, longest
         self._made: dict[float, tuple[str, str]] = {}
+        self._positions = ""
 
-    def of(self, kind: str) -> tuple[str, str]:
-        theta = self._shape.thetas[kind]
+    def of(self, kind: str) -> tuple[str, str, str]:
+        g, theta = self._g, self._shape.thetas[kind]
+        self._positions = self._positions or g.node("Expand", g.node("Unsqueeze", _places(g), g.ints(0)), g.node("Shape", IDS))
         if theta not in self._made:
             # In float32 throughout, as the reference computes them: at position 2,000 the rounding shows.
             exponents = np.arange(0, self._shape.head, 2, dtype=np.float32) / np.float32(self._shape.head)
             frequencies = np.float32(1) / np.float32(theta) ** exponents
             turns = np.outer(np.arange(self._longest, dtype=np.float32), frequencies).astype(np.float32)
             name = f"angles_{len(self._made)}"
-            self._made[theta] = (
-                self._g.weight(name + ".cos", np.cos(turns)),
-                self._g.weight(name + ".sin", np.sin(turns)),
-            )
-        return self._made[theta]
+            self._made[theta] = (g.weight(name + ".cos", np.cos(turns)), g.weight(name + ".sin", np.sin(turns)))
+        return (self._positions, *self._made[theta])
 
 
 def _bias(g: Writer, shape: Shape, kind: str) -> str:
     """What is added to scores, broadcast to [batch, groups, heads of a group, tokens, tokens]; "" for nothing."""
     allowed = []
-    places = g.node("Range", g.constant(0, np.int64), g.node("Squeeze", _length(g)), g.constant(1, np.int64))
+    places = _places(g)
     ahead = g.node("Sub", g.node("Unsqueeze", places, g.ints(0)), g.node("Unsqueeze", places, g.ints(1)))
     if shape.causal:
         # Padding is behind every real token, which never looks ahead: the mask itself is not needed.
@@ -185,21 +187,25 @@ def _bias(g: Writer, shape: Shape, kind: str) -> str:
     return g.node("Where", both, g.constant(0.0), g.constant(NEVER))
 
 
+def _places(g: Writer) -> str:
+    """int64[tokens]: 0, 1, 2, …"""
+    return g.node("Range", g.constant(0, np.int64), g.node("Squeeze", _length(g)), g.constant(1, np.int64))
+
+
 def _length(g: Writer) -> str:
     return g.node("Shape", IDS, start=1, end=2)
 
 
-def _attention(g: Writer, weights: Weights, shape: Shape, at: str, x: str, angles: tuple[str, str], bias: str) -> str:
+def _attention(g: Writer, weights: Weights, shape: Shape, at: str, x: str, angles: tuple[str, str, str], bias: str) -> str:
     size, groups, each = shape.head, shape.groups, shape.heads // shape.groups
     stacked = np.concatenate([weights[f"{at}{kind}_proj.weight"] for kind in "qkv"])
     q, k, v = g.split(g.linear(x, at + "qkv", stacked), [shape.heads * size, groups * size, groups * size])
-    start = g.node("Unsqueeze", g.constant(0, np.int64), g.ints(0))  # position of the first token
 
     def turned(y: str, count: int, norm: str) -> str:
         """[batch, count, tokens, size], normed and rotated."""
         y = g.node("Transpose", g.node("Reshape", y, g.ints(0, 0, count, size)), perm=[0, 2, 1, 3])
         y = _norm(g, weights, shape, at + norm, y)
-        return g.node("RotaryEmbedding", y, start, *angles, domain=MICROSOFT, interleaved=0)
+        return g.node("RotaryEmbedding", y, *angles, domain=MICROSOFT, interleaved=0)
 
     q = turned(q, shape.heads, "q_norm")
     k = turned(k, groups, "k_norm")

@@ -29,7 +29,7 @@ class Channels:
 def measured(model: onnx.ModelProto, source: Path, names: Sequence[str], texts: Sequence[Sequence[int]]) -> dict[str, Channels]:
     """Of these values of the model, which is stored at `source`; a graph that gives them is written beside it for as long as
     this takes. `texts` are token ids. Raises ModelError."""
-    from embedpool.models.encoder import open_session
+    from embedpool.models.session import open_session
 
     graph = source.with_name(MEASURED)
     told = onnx.ModelProto()
