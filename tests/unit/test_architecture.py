@@ -108,6 +108,13 @@ PURE = [
     "supervise/policy.py",
     "supervise/reasons.py",
     "supervise/topology.py",
+    "top/document.py",
+    "top/history.py",
+    "top/lines.py",
+    "top/panels.py",
+    "top/screen.py",
+    "top/view.py",
+    "top/words.py",
     "worker/batching.py",
     "worker/formats.py",
 ]

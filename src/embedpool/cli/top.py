@@ -87,7 +87,9 @@ def _once(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.json:
         _json(seen)
     else:
-        console.print(screen(seen.snapshot, seen.history, console.width, TALL, look=Look(ascii=console.options.ascii_only)))
+        console.print(
+            screen(seen.snapshot, seen.history, console.width, TALL, look=Look(console.options.ascii_only, live=False))
+        )
     return 0 if seen.snapshot.state in ("serving", "draining") else 1
 
 

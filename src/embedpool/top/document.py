@@ -1,7 +1,7 @@
 """The pool's status document as records. Pure.
 
-All that an older router does not say has a default, and what a newer one says besides is ignored. docs/protocol.md, "Status", has
-the keys; the names here are theirs.
+All that an older router does not say has a default, and what a newer one says besides is ignored. The names are those of
+docs/protocol.md, "Status".
 """
 
 from __future__ import annotations

@@ -25,9 +25,13 @@ def line(seen: Snapshot, clock: str) -> str:
     parts.append(f"workers {busy}/{len(seen.workers)} busy {words.share(seen.busy)}")
     if seen.reload.state in ("running", "failed"):
         parts.append(f"reload {seen.reload.state}" + (f" ({seen.reload.reason})" if seen.reload.reason else ""))
-    return "  ".join(" ".join(part.split()) for part in parts)
+    return "  ".join(_plain(part) for part in parts)
 
 
 def away(reason: str, clock: str) -> str:
     """Of a pool that does not answer."""
-    return f"{clock} away  {' '.join(reason.split())}"
+    return f"{clock} away  {_plain(reason)}"
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.split()))

@@ -33,9 +33,10 @@ BUSY_FROM, HOT_FROM = 0.6, 0.9  # of a worker's time: from here on yellow, and r
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """`ascii`: the terminal's encoding has no blocks."""
+    """`ascii`: the terminal's encoding has no blocks. `live`: somebody may press keys."""
 
     ascii: bool = False
+    live: bool = True
 
     @property
     def bars(self) -> str:
@@ -51,10 +52,14 @@ class Look:
         return Text.assemble((block * full, style), (rest * (width - full), "dim"))
 
 
+LOOK = Look()
+
+
 def fit(text: Text, width: int) -> Text:
-    """Exactly `width` columns, on one line."""
+    """Exactly `width` columns, on one line. What is no character to be seen becomes a space: reasons and names come from
+    elsewhere, and an escape sequence in one would be the terminal's to obey."""
     text = text.copy()
-    text.plain = " ".join(text.plain.split("\n")) if "\n" in text.plain else text.plain
+    text.plain = "".join(letter if letter.isprintable() else " " for letter in text.plain)
     text.truncate(max(0, width), overflow="ellipsis", pad=True)
     text.no_wrap = True
     return text
@@ -112,7 +117,7 @@ def throughput(seen: Snapshot, series: dict[str, Values], width: int, look: Look
     ]
     for name, number, meaning in (
         ("tokens/run", words.count(seen.tokens_per_run), "real ones"),
-        ("padding", words.share(seen.padding), "of what is computed"),
+        ("padding", words.share(seen.padding), "of tokens"),
     ):
         found.append(Text.assemble((f"{name:<12}", LABEL), (f"{number:>9}  ", NUMBER), (meaning, "dim")))
     return found
@@ -120,7 +125,7 @@ def throughput(seen: Snapshot, series: dict[str, Values], width: int, look: Look
 
 def latency(seen: Snapshot, series: dict[str, Values], width: int, look: Look) -> list[Text]:
     """Seven lines: percentiles of both classes, in total and of two stages, with the p95 of the last intervals beside them."""
-    room = max(0, width - 36)
+    room = max(0, width - 38)
     found = [Text(f"{'milliseconds':<12}{'p50':>8}{'p95':>8}{'p99':>8}", "dim")]
     for name, style in (("interactive", CHART), ("bulk", BULK)):
         spark = chart(series[name], min(room, 60), 3, bars=look.bars) if room >= 4 else ["", "", ""]
@@ -148,7 +153,7 @@ def facts(seen: Snapshot, series: dict[str, Values], width: int, look: Look) -> 
     first.append(chart(series["waiting"], min(60, max(0, width - first.cell_len)), bars=look.bars)[0], "yellow")
     shm = f"{words.many(sessions.segments, 'segment')} of {words.size(sessions.segment_bytes)}"
     asks = f"{sessions.open:,} open, {words.many(sessions.requests_open, 'request')} in them, {shm}"
-    if seen.cost_error is not None:
+    if seen.cost_error is not None and width >= WIDE:
         asks += f"; estimates off by {words.share(seen.cost_error)}"
     refused = words.codes(seen.refused, seen.refused_lately)
     return [

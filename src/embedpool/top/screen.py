@@ -6,6 +6,7 @@ the workers. 80x24 shows six workers; what is smaller loses the frames first, th
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from rich import box
@@ -16,21 +17,22 @@ from rich.text import Text
 
 from embedpool.top import panels, words
 from embedpool.top.history import WINDOW_S, History, Values, chart
-from embedpool.top.panels import CHART, LABEL, Look, fit, joined
+from embedpool.top.panels import CHART, LABEL, LOOK, Look, joined
 from embedpool.top.view import Snapshot
 
 LEAST_COLUMNS, LEAST_LINES = 72, 22  # for frames
 FRAME = 2  # lines, and with its padding 4 columns
 CHARTS_LEAST, CHARTS_MOST = 6, 14  # lines of the row of charts, frame included
+CHARTS_FROM = 2  # points
 CHARTS = (
-    ("tokens/s", "tokens", CHART),
-    ("interactive p95, ms", "interactive", "cyan"),
-    ("texts that wait", "waiting", "yellow"),
+    ("tokens/s, most {}", "tokens", CHART),
+    ("p95 ms, most {}", "interactive", "cyan"),
+    ("waiting, most {}", "waiting", "yellow"),
 )
 KEYS = "q quits"
 
 
-def screen(seen: Snapshot, history: History, width: int, height: int, *, away: str = "", look: Look = Look()) -> RenderableType:  # noqa: B008 - frozen
+def screen(seen: Snapshot, history: History, width: int, height: int, *, away: str = "", look: Look = LOOK) -> RenderableType:
     """At most `height` lines, each at most `width` columns. `away`: why there is nothing newer than this."""
     series = _series(history)
     if width < LEAST_COLUMNS or height < LEAST_LINES:
@@ -41,11 +43,11 @@ def screen(seen: Snapshot, history: History, width: int, height: int, *, away: s
     need = len(seen.workers) + 1 + FRAME
     tall = min(CHARTS_MOST, left - max(need, 6))
     parts: list[RenderableType] = [joined(head, width), middle, facts]
-    if tall >= CHARTS_LEAST:
+    if tall >= CHARTS_LEAST and len(history.tokens) >= CHARTS_FROM:
         parts.append(_charts(series, width, tall - FRAME, look))
         left -= tall
     rows = panels.workers(seen.workers, width - 4, max(1, left - FRAME - 1), look)
-    parts.append(_framed(f"{len(seen.workers)} workers" if len(seen.workers) != 1 else "1 worker", rows, width, KEYS))
+    parts.append(_framed(words.many(len(seen.workers), "worker"), rows, width, KEYS if look.live else ""))
     return Group(*parts)
 
 
@@ -95,18 +97,13 @@ def _middle(seen: Snapshot, series: dict[str, Values], width: int, look: Look) -
 
 def _charts(series: dict[str, Values], width: int, lines: int, look: Look) -> Table:
     """Larger pictures of the last minutes, side by side."""
-    wanted = (
-        ("tokens/s", "tokens", CHART),
-        ("interactive p95, ms", "interactive", "cyan"),
-        ("texts that wait", "waiting", "yellow"),
-    )
     found, left = [], width
     for i, (name, key, style) in enumerate(CHARTS):
         columns = left // (len(CHARTS) - i)
         left -= columns
         most = max((value for value in list(series[key])[-(columns - 4) :] if value is not None), default=None)
         drawn = [Text(line, style) for line in chart(series[key], columns - 4, lines, bars=look.bars)]
-        found.append(_framed(f"{name}, up to {words.count(most)}", drawn, columns))
+        found.append(_framed(name.format(words.count(most)), drawn, columns))
     return _beside(found)
 
 
@@ -123,6 +120,6 @@ def _bare(seen: Snapshot, series: dict[str, Values], width: int, away: str, look
 
 def waiting(reason: str, width: int, height: int) -> RenderableType:
     """Before the first answer: why there is none yet."""
-    said = Text.assemble((" embedpool ", "bold reverse"), "  ", (" ".join(reason.split()) or "asking the pool …", ""))
-    folded = said.wrap_lines(width) if hasattr(said, "wrap_lines") else [fit(said, width)]
-    return joined([*folded, Text(""), Text(f" {KEYS}", "dim")][: max(1, height)], width)
+    head = Text(" embedpool ", "bold reverse")
+    said = [Text(line) for line in textwrap.wrap(reason or "asking the pool", max(1, width))]
+    return joined([head, *said, Text(KEYS, "dim")][: max(1, height)], width)
