@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import sys
 import time
 
@@ -34,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not FASTEST_S <= arguments.interval <= SLOWEST_S:
         raise ConfigError(f"--interval {arguments.interval:g}: from {FASTEST_S:g} to {SLOWEST_S:g} seconds")
     console = Console(highlight=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what the terminal's encoding lacks must not end the watching
     if arguments.once:
         return _once(arguments, console)
     if arguments.json or not console.is_terminal or console.is_dumb_terminal:
@@ -53,7 +56,7 @@ def _live(arguments: argparse.Namespace, console: Console) -> None:
             width, height = console.size
             away = last.away and f"{last.away} (asked again every {arguments.interval:g} s)"
             shown = (
-                waiting(away, width, height)
+                waiting(away, width, height, look)
                 if last.snapshot is None
                 else screen(last.snapshot, last.history, width, height, away=away, look=look)
             )

@@ -55,19 +55,21 @@ class Look:
 LOOK = Look()
 
 
-def fit(text: Text, width: int) -> Text:
+def fit(text: Text, width: int, look: Look = LOOK) -> Text:
     """Exactly `width` columns, on one line. What is no character to be seen becomes a space: reasons and names come from
     elsewhere, and an escape sequence in one would be the terminal's to obey."""
     text = text.copy()
     text.plain = "".join(letter if letter.isprintable() else " " for letter in text.plain)
     text.truncate(max(0, width), overflow="ellipsis", pad=True)
+    if look.ascii:
+        text.plain = text.plain.translate({ord("–"): "-", ord("…"): "~"}).encode("ascii", "replace").decode()
     text.no_wrap = True
     return text
 
 
-def joined(lines: Iterable[Text], width: int) -> Text:
+def joined(lines: Iterable[Text], width: int, look: Look = LOOK) -> Text:
     """One Text of lines that are all cut to the width."""
-    whole = Text("\n").join(fit(line, width) for line in lines)
+    whole = Text("\n").join(fit(line, width, look) for line in lines)
     whole.no_wrap, whole.overflow = True, "crop"
     return whole
 

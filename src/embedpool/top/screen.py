@@ -36,18 +36,18 @@ def screen(seen: Snapshot, history: History, width: int, height: int, *, away: s
     """At most `height` lines, each at most `width` columns. `away`: why there is nothing newer than this."""
     series = _series(history)
     if width < LEAST_COLUMNS or height < LEAST_LINES:
-        return joined(_bare(seen, series, width, away, look)[: max(1, height)], width)
+        return joined(_bare(seen, series, width, away, look)[: max(1, height)], width, look)
     head = panels.title(seen, away, width)[:4]
-    middle, facts = _middle(seen, series, width, look), _framed("now", panels.facts(seen, series, width - 4, look), width)
+    middle, facts = _middle(seen, series, width, look), _framed("now", panels.facts(seen, series, width - 4, look), width, look)
     left = height - len(head) - 9 - 5  # lines for charts and workers
     need = len(seen.workers) + 1 + FRAME
     tall = min(CHARTS_MOST, left - max(need, 6))
-    parts: list[RenderableType] = [joined(head, width), middle, facts]
+    parts: list[RenderableType] = [joined(head, width, look), middle, facts]
     if tall >= CHARTS_LEAST and len(history.tokens) >= CHARTS_FROM:
         parts.append(_charts(series, width, tall - FRAME, look))
         left -= tall
     rows = panels.workers(seen.workers, width - 4, max(1, left - FRAME - 1), look)
-    parts.append(_framed(words.many(len(seen.workers), "worker"), rows, width, KEYS if look.live else ""))
+    parts.append(_framed(words.many(len(seen.workers), "worker"), rows, width, look, KEYS if look.live else ""))
     return Group(*parts)
 
 
@@ -64,9 +64,9 @@ def _series(history: History) -> dict[str, Values]:
     }
 
 
-def _framed(name: str, lines: Sequence[Text], width: int, below: str = "") -> Panel:
+def _framed(name: str, lines: Sequence[Text], width: int, look: Look, below: str = "") -> Panel:
     return Panel(
-        joined(lines, width - 4),
+        joined(lines, width - 4, look),
         title=Text(name, LABEL),
         title_align="left",
         subtitle=Text(below, "dim") if below else None,
@@ -89,8 +89,8 @@ def _middle(seen: Snapshot, series: dict[str, Values], width: int, look: Look) -
     right = width - left
     return _beside(
         (
-            _framed("throughput", panels.throughput(seen, series, left - 4, look), left),
-            _framed(f"latency, last {WINDOW_S:.0f} s", panels.latency(seen, series, right - 4, look), right),
+            _framed("throughput", panels.throughput(seen, series, left - 4, look), left, look),
+            _framed(f"latency, last {WINDOW_S:.0f} s", panels.latency(seen, series, right - 4, look), right, look),
         )
     )
 
@@ -103,7 +103,7 @@ def _charts(series: dict[str, Values], width: int, lines: int, look: Look) -> Ta
         left -= columns
         most = max((value for value in list(series[key])[-(columns - 4) :] if value is not None), default=None)
         drawn = [Text(line, style) for line in chart(series[key], columns - 4, lines, bars=look.bars)]
-        found.append(_framed(name.format(words.count(most)), drawn, columns))
+        found.append(_framed(name.format(words.count(most)), drawn, columns, look))
     return _beside(found)
 
 
@@ -118,8 +118,8 @@ def _bare(seen: Snapshot, series: dict[str, Values], width: int, away: str, look
     ]
 
 
-def waiting(reason: str, width: int, height: int) -> RenderableType:
+def waiting(reason: str, width: int, height: int, look: Look = LOOK) -> RenderableType:
     """Before the first answer: why there is none yet."""
     head = Text(" embedpool ", "bold reverse")
     said = [Text(line) for line in textwrap.wrap(reason or "asking the pool", max(1, width))]
-    return joined([head, *said, Text(KEYS, "dim")][: max(1, height)], width)
+    return joined([head, *said, Text(KEYS, "dim")][: max(1, height)], width, look)
