@@ -151,7 +151,7 @@ def test_80x24_is_filled_and_nothing_on_it_is_cut_off() -> None:
 
 def test_120x40_has_charts_and_the_whole_table() -> None:
     text = rendered(screen(*watched(60), 120, 40), 120)
-    assert "tokens/s, most 4,000" in text and "restarts" in text and "pid" in text
+    assert "tokens/s, 4,000" in text and "restarts" in text and "pid" in text
     assert len(text.splitlines()) > 24
 
 

@@ -27,7 +27,8 @@ STATE_STYLES = {
     "away": "bold red",
 }
 LABEL, NUMBER, CHART, BULK = "cyan", "bold", "green", "magenta"
-WIDE = 92  # columns within the frame: from here on the table of workers has all its columns
+WIDE = 108  # columns within the frame: from here on the table of workers has all its columns
+ESTIMATES_FROM = 90  # columns that what is said of sessions takes with the error of estimates
 BUSY_FROM, HOT_FROM = 0.6, 0.9  # of a worker's time: from here on yellow, and red
 
 
@@ -155,7 +156,7 @@ def facts(seen: Snapshot, series: dict[str, Values], width: int, look: Look) -> 
     first.append(chart(series["waiting"], min(60, max(0, width - first.cell_len)), bars=look.bars)[0], "yellow")
     shm = f"{words.many(sessions.segments, 'segment')} of {words.size(sessions.segment_bytes)}"
     asks = f"{sessions.open:,} open, {words.many(sessions.requests_open, 'request')} in them, {shm}"
-    if seen.cost_error is not None and width >= WIDE:
+    if seen.cost_error is not None and width >= ESTIMATES_FROM:
         asks += f"; estimates off by {words.share(seen.cost_error)}"
     refused = words.codes(seen.refused, seen.refused_lately)
     return [
@@ -192,7 +193,7 @@ def _columns(seats: Sequence[Seat], width: int) -> tuple[Column, ...]:
     columns = [Column("worker" if width >= WIDE else "#", 6 if width >= WIDE else 3)]
     if width >= WIDE:
         columns.append(Column("pid", 8))
-    columns += [Column("cores", core), Column("state", 8, "<"), Column("busy", 20 if width >= WIDE else 12, "<")]
+    columns += [Column("cores", core), Column("state", 8, "<"), Column("busy", min(20, max(12, width - 64)), "<")]
     columns += [Column("memory", 8), Column("texts/s", 7)]
     if width >= WIDE:
         columns.append(Column("restarts", 8))

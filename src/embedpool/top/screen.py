@@ -24,10 +24,10 @@ LEAST_COLUMNS, LEAST_LINES = 72, 22  # for frames
 FRAME = 2  # lines, and with its padding 4 columns
 CHARTS_LEAST, CHARTS_MOST = 6, 14  # lines of the row of charts, frame included
 CHARTS_FROM = 2  # points
-CHARTS = (
-    ("tokens/s, most {}", "tokens", CHART),
-    ("p95 ms, most {}", "interactive", "cyan"),
-    ("waiting, most {}", "waiting", "yellow"),
+CHARTS = (  # with the greatest value shown
+    ("tokens/s, {}", "tokens", CHART),
+    ("p95 interactive, {} ms", "interactive", "cyan"),
+    ("waiting texts, {}", "waiting", "yellow"),
 )
 KEYS = "q quits"
 
