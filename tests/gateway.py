@@ -34,7 +34,7 @@ STATUS: dict[str, Any] = {  # as docs/protocol.md has it, as far as a gateway lo
     "state": "serving",
     "reason": "",
     "uptime_s": 100.0,
-    "pool": {"version": "1.2.3", "pid": 1, "endpoint": "ipc:///run/pool.sock", "plan": "", "runtime_dir": "/run"},
+    "pool": {"version": "1.2.3", "pid": "1", "endpoint": "ipc:///run/pool.sock", "plan": "", "runtime_dir": "/run"},
     "router": {"pid": 2},
     "reload": {"count": 1, "state": "done", "reason": ""},
     "model": {"name": CARD.name, "fingerprint": CARD.fingerprint, "precision": CARD.precision, "dim": CARD.dim},

@@ -152,7 +152,7 @@ def _workers(workers: Sequence[Status]) -> Iterator[Metric]:
 
 
 def _processes(status: Status) -> list[Process]:
-    ours = [Process(status["pool"]["pid"], "supervisor"), Process(status["router"]["pid"], "router")]
+    ours = [Process(int(status["pool"]["pid"]), "supervisor"), Process(status["router"]["pid"], "router")]
     return ours + [Process(worker["pid"], "worker", str(worker["index"])) for worker in status["workers"]]
 
 
