@@ -37,7 +37,8 @@ REFERENCE = "sentence-transformers, PyTorch fp32"
 ST = "sentence-transformers"
 PEERS = (
     pool("embedpool, fp32", models=ALL, precision="fp32"),
-    pool("embedpool, q8", "int8", ("gemma",), precision="q8"),
+    pool("embedpool, bf16 (OpenVINO)", "bf16", ALL, provider="openvino", provider_options="precision=bf16"),
+    pool("embedpool, q8", "int8", ALL, precision="q8"),
     pool("embedpool, q4", "int4", ("gemma",), precision="q4"),
     Peer(REFERENCE, "st", ST, models=ALL),
     Peer("sentence-transformers, PyTorch fp32, 2 processes", "st", ST, {"processes": 2}),

@@ -19,17 +19,37 @@ from embedpool.client.aio import Answer
 from embedpool.errors import EmbedpoolError
 from embedpool.gateway.app import make_app
 from embedpool.gateway.options import Options
-from embedpool.protocol import ModelCard
+from embedpool.protocol import ModelCard, Run
+from embedpool.router.tally import ClassTally, RunTally
 from tests.support import expected, read_line
 
 CARD = ModelCard("echo:384", 384, 512, "echo-384-1", ("query", "document"), pooling="mean")
-STATUS: dict[str, Any] = {
+_QUICK, _BULK = ClassTally(requests=10, refused={"overloaded": 4}, dropped=1), ClassTally(requests=1)
+_QUICK.answer(2, 20, (3.0, 1.0, 8.0), 15.0)
+_QUICK.answer(1, 9, (300.0, 1.0, 8.0), 310.0)
+_RUNS = RunTally()
+_RUNS.add([Run(2, 16, 8.0, 24), Run(1, 500, 90.0, 500)])
+_WORKER: dict[str, Any] = {"pid": 11, "cores": [], "jobs_done": 8, "rows_done": 9, "busy_s": 1.5, "running": None}
+STATUS: dict[str, Any] = {  # as docs/protocol.md has it, as far as a gateway looks
     "state": "serving",
+    "reason": "",
     "uptime_s": 100.0,
-    "queue": {"requests": 3, "rows": 7},
-    "sessions": {"open": 2},
-    "counters": {"answered": 5, "refused": {"overloaded": 4}},
-    "workers": [{"state": "idle", "restarts": 1}, {"state": "busy", "restarts": 2}],
+    "pool": {"version": "1.2.3", "pid": "1", "endpoint": "ipc:///run/pool.sock", "plan": "", "runtime_dir": "/run"},
+    "router": {"pid": 2},
+    "reload": {"count": 1, "state": "done", "reason": ""},
+    "model": {"name": CARD.name, "fingerprint": CARD.fingerprint, "precision": CARD.precision, "dim": CARD.dim},
+    "queue": {"requests": 3, "rows": 7, "bytes": 900, "estimated_ms": 12.0, "oldest_ms": 250.0},
+    "sessions": {"open": 2, "requests_open": 4, "segments": 1, "segment_bytes": 4096},
+    "cost": {"unit_ms": 0.05, "error": 0.1, "chars_per_token": 4.0, "row_ms": {}},
+    "counters": {"requests": 11, "answered": 2, "jobs": 6, "requeued": 1, "alike": 5, "late_answers": 1}
+    | {"rows": 3, "tokens": 29, "refused": {"overloaded": 4}},
+    "classes": {"interactive": _QUICK.facts(), "bulk": _BULK.facts()},
+    "runs": _RUNS.facts(),
+    "workers": [
+        {**_WORKER, "index": 0, "state": "idle", "restarts": 1, "cores": [2, 3]},
+        {**_WORKER, "index": 1, "state": "busy", "restarts": 2, "pid": 12}
+        | {"running": {"rows": 3, "ms": 40.0, "interactive": True}},
+    ],
 }
 
 

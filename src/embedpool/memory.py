@@ -5,18 +5,45 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of one process. `pss_bytes` is None where only its owner may know it."""
+
+    rss_bytes: int
+    pss_bytes: int | None = None
 
 
 def pss_bytes(pid: int) -> int:
     """The process's proportional set size from /proc/PID/smaps_rollup (proc(5)); 0 if it cannot be read."""
+    return _rollup(pid).get("Pss", 0)
+
+
+def memory_of(pids: Iterable[int]) -> dict[int, Memory]:
+    """Of those that are processes of embedpool here: a pool may run in another container, where numbers mean other processes.
+    The resident size is anybody's to read (statm), the proportional one its owner's alone."""
+    found = {}
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended just now
+            if b"embedpool" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                continue
+            rss = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            found[pid] = Memory(rss, _rollup(pid).get("Pss"))
+    return found
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """Its lines in bytes; {} if they cannot be read."""
     try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
+        words = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
     except OSError:
-        pass
-    return 0
+        return {}
+    return {line[0].rstrip(":"): int(line[1]) * 1024 for line in words if line[-1] == "kB"}
 
 
 def give_back() -> None:

@@ -222,12 +222,12 @@ def test_a_client_that_hangs_up_ends_its_work_in_the_pool() -> None:
         try:
             with socket.create_connection(found.address) as sock:
                 sock.sendall(_whole("/embed", b'{"inputs":"a text"}'))
-                wait_until(lambda: found.number("embedpool_pool_sessions_requests_open") == 1, 5.0)
+                wait_until(lambda: found.number("embedpool_requests_open") == 1, 5.0)
             wait_until(lambda: found.number("embedpool_gateway_hung_up_total") == 1, 5.0)
         finally:
             for pid in stopped:
                 kill(pid, signal.SIGCONT)
-        wait_until(lambda: found.number("embedpool_pool_sessions_requests_open") == 0, 5.0)
+        wait_until(lambda: found.number("embedpool_requests_open") == 0, 5.0)
         assert found.post("/embed", {"inputs": "a"}).status_code == 200
 
 
@@ -380,7 +380,7 @@ def test_what_was_accepted_before_sigterm_is_answered() -> None:
             kill(pid, signal.SIGSTOP)
         with socket.create_connection(found.address, timeout=20.0) as sock:
             sock.sendall(_whole("/embed", b'{"inputs":"a text"}'))
-            wait_until(lambda: found.number("embedpool_pool_sessions_requests_open") == 1, 5.0)
+            wait_until(lambda: found.number("embedpool_requests_open") == 1, 5.0)
             found.process.send_signal(signal.SIGTERM)
             for pid in stopped:
                 kill(pid, signal.SIGCONT)

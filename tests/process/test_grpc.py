@@ -110,7 +110,7 @@ def test_a_client_that_gives_up_ends_its_work_in_the_pool(how: str) -> None:
             try:
                 began_at = time.monotonic()
                 call = client.embed.future(embed_request(["a text"]), timeout=2.0 if how == "deadline" else 60.0)  # type: ignore[attr-defined]
-                wait_until(lambda: found.number("embedpool_pool_sessions_requests_open") == 1, 5.0)
+                wait_until(lambda: found.number("embedpool_requests_open") == 1, 5.0)
                 if how == "cancels":
                     assert call.cancel()
                 elif how == "leaves":
@@ -123,7 +123,7 @@ def test_a_client_that_gives_up_ends_its_work_in_the_pool(how: str) -> None:
             finally:
                 for pid in stopped:
                     kill(pid, signal.SIGCONT)
-        wait_until(lambda: found.number("embedpool_pool_sessions_requests_open") == 0, 5.0)
+        wait_until(lambda: found.number("embedpool_requests_open") == 0, 5.0)
         with stub(found.grpc) as client:
             assert client.embed(embed_request(["a"]), timeout=10).dimension == 384
 
@@ -156,7 +156,7 @@ def test_at_a_stop_what_was_accepted_is_answered() -> None:
         stopped = _stopped_pool(server)
         try:
             call = client.embed.future(embed_request(["a text"]), timeout=30)  # type: ignore[attr-defined]
-            wait_until(lambda: found.number("embedpool_pool_sessions_requests_open") == 1, 5.0)
+            wait_until(lambda: found.number("embedpool_requests_open") == 1, 5.0)
             found.process.send_signal(signal.SIGTERM)
             time.sleep(0.3)
             assert alive(found.process.pid)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import httpx
 import numpy as np
 import pytest
 
 from embedpool import errors
 from embedpool.gateway.options import Options
-from tests.gateway import FakePool, post, request
+from tests.gateway import FakePool, app_of, post, request
 from tests.support import expected, same
 
 OLD = Options(compat=frozenset({"tei-1.8"}))
@@ -170,16 +173,48 @@ def test_info_tells_the_model_and_the_limits() -> None:
 
 def test_metrics_hold_the_gateways_numbers_and_the_pools() -> None:
     text = request("GET", "/metrics").text
-    assert "embedpool_pool_up 1.0" in text
-    assert "embedpool_pool_queue_rows 7.0" in text
-    assert 'embedpool_pool_refused{code="overloaded"} 4.0' in text
-    assert 'embedpool_pool_workers{state="busy"} 1.0' in text
-    assert "embedpool_pool_worker_restarts 3.0" in text
+    assert "embedpool_up 1.0" in text
+    assert "embedpool_queue_rows 7.0" in text
+    assert "te_queue_size 7.0" in text
+    assert 'te_batch_next_tokens_bucket{le="32.0"} 1.0' in text or 'te_batch_next_tokens_bucket{le="32"} 1.0' in text
     assert "embedpool_gateway_requests_open 1.0" in text
 
 
 def test_metrics_of_a_pool_that_does_not_answer_say_so() -> None:
     answer = request("GET", "/metrics", FakePool(errors.NotRunning("nobody")))
     assert answer.status_code == 200
-    assert "embedpool_pool_up 0.0" in answer.text
-    assert "embedpool_pool_queue" not in answer.text
+    assert "embedpool_up 0.0" in answer.text
+    assert "embedpool_queue" not in answer.text
+    assert "te_queue_size" not in answer.text
+
+
+async def _numbers(*bodies: object, error: Exception | None = None) -> str:
+    """/metrics of one gateway after these requests to /embed."""
+    transport = httpx.ASGITransport(app_of(FakePool(error)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        for body in bodies:
+            await client.post("/embed", json=body)
+        return (await client.get("/metrics")).text
+
+
+def test_requests_count_under_teis_names() -> None:
+    text = asyncio.run(_numbers({"inputs": "a"}, {"inputs": ["a", "b"]}, {"inputs": []}))
+    assert 'te_request_count{method="single"} 1.0' in text
+    assert 'te_request_count{method="batch"} 2.0' in text
+    assert 'te_request_success{method="batch"} 1.0' in text
+    assert 'te_request_failure{err="validation"} 1.0' in text
+    assert "te_embed_count 3.0" in text
+    assert "te_embed_success 3.0" in text
+    assert "te_request_duration_count 2.0" in text
+    assert "te_request_queue_duration_sum 0.0064" in text
+    assert "te_request_tokenization_duration_sum 0.0018" in text
+    assert "te_request_inference_duration_sum 0.04" in text
+    assert "embedpool_gateway_deliver_seconds_count 2.0" in text
+
+
+def test_refusals_of_the_pool_count_by_reason() -> None:
+    text = asyncio.run(_numbers({"inputs": "a"}, error=errors.Overloaded("full")))
+    assert 'te_request_failure{err="overloaded"} 1.0' in text
+    assert "te_request_success{" not in text
+    assert "te_embed_count 1.0" in text
+    assert "te_embed_success 0.0" in text

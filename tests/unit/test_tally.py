@@ -99,7 +99,8 @@ def test_runs_tell_what_padding_cost() -> None:
     runs = RunTally()
     runs.add([Run(2, 8, 1.0, 13), Run(1, 200, 5.0, 200)])
     assert (runs.count, runs.rows, runs.tokens, runs.padded_tokens) == (2, 3, 213, 216)
-    assert [n for n in zip(LE_TOKENS, runs.counts, strict=False) if n[1]] == [(16, 1), (256, 1)]
+    assert [n for n in zip(LE_TOKENS, runs.by_tokens, strict=False) if n[1]] == [(16, 1), (256, 1)]
+    assert runs.by_rows[:2] == [1, 1]
 
 
 def _finish(made: Core, ms: float, now: float) -> None:

@@ -1,23 +1,37 @@
-"""`embedpool status`: the running pool, as a table or as JSON."""
+"""`embedpool status`: the running pool, as a table, as JSON or as metrics."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from embedpool.client import Client
+from embedpool.errors import ConfigError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the whole state as one JSON document")
+    parser.add_argument("--prometheus", action="store_true", help="metrics in Prometheus' text form, see docs/metrics.md")
+    parser.add_argument("--textfile", metavar="PATH", type=Path, help="metrics into this file (*.prom), written as a whole")
+    parser.add_argument("--every", metavar="S", type=float, help="metrics again every so many seconds, until stopped [s]")
     parser.add_argument("--endpoint", help="the pool (default: EMBEDPOOL_ENDPOINT, or the one of this machine)")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    metrics = arguments.prometheus or arguments.textfile is not None
+    if arguments.json and metrics:
+        raise ConfigError("--json and metrics are two forms: ask for one of them")
+    if arguments.every is not None and (not metrics or arguments.every <= 0):
+        raise ConfigError("--every S needs --prometheus or --textfile, and more than 0 seconds")
+    if metrics:
+        from embedpool.cli.exporting import export  # its library takes longer to import than the status to be asked
+
+        return export(arguments.endpoint, arguments.textfile, arguments.every)
     with Client(arguments.endpoint, segment_bytes=0, connect_timeout_s=1.0) as pool:
         found = json.loads(pool.status())
     if arguments.json:

@@ -22,10 +22,12 @@ from starlette.responses import Response
 from embedpool import __version__
 from embedpool.errors import EmbedpoolError, Overloaded, TextTooLong
 from embedpool.gateway.dialect import Endpoint
-from embedpool.gateway.reading import Asked, Kind, Unreadable, read
+from embedpool.gateway.reading import Asked, Kind, Unreadable, Wishes, read
 from embedpool.gateway.rendering import as_json, facts, pause, plain_bytes
-from embedpool.gateway.service import Service
+from embedpool.gateway.service import Embedded, Service
 from embedpool.gateway.tokens import Tokens
+from embedpool.memory import memory_of
+from embedpool.metrics import pids
 from embedpool.protocol import Truncate
 
 MOST_BYTES = 2_000_000  # TEI's default --payload-limit
@@ -106,6 +108,7 @@ class TEI:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        self.te = service.metrics.te
         self.old = "tei-1.8" in service.options.compat
         self.tokens = None if service.options.tokenizer is None else Tokens(service.options.tokenizer)
 
@@ -151,7 +154,8 @@ class TEI:
 
     async def embed(self, request: Request) -> Response:
         asked = await self._read(request, EmbedRequest)
-        return await self.service.unless_hung_up(request, self._embed(request, asked))
+        work = self.service.unless_hung_up(request, self._embed(request, asked))
+        return await self.te.counted(asked.inputs, work)
 
     async def _embed(self, request: Request, asked: EmbedRequest) -> Response:
         try:
@@ -160,12 +164,13 @@ class TEI:
         except Rejected as error:
             return self._error(error)
         truncate = self._truncate(asked.truncate, asked.truncation_direction)
-        found = await self.service.embed(wished, texts, dim=dim, normalize=asked.normalize, truncate=truncate)
+        found = await self._vectors(wished, texts, dim=dim, normalize=asked.normalize, truncate=truncate)
         return plain_bytes(request.headers.get("accept", ""), found) or as_json(found.vectors, headers=facts(found))
 
     async def similarity(self, request: Request) -> Response:
         asked = await self._read(request, SimilarityRequest)
-        return await self.service.unless_hung_up(request, self._similarity(request, asked))
+        work = self.service.unless_hung_up(request, self._similarity(request, asked))
+        return await self.te.counted(asked.inputs.sentences, work)
 
     async def _similarity(self, request: Request, asked: SimilarityRequest) -> Response:
         more = asked.parameters or Parameters()
@@ -177,8 +182,16 @@ class TEI:
         if more.prompt_name is not None:
             asked = msgspec.structs.replace(asked, prompt_name=more.prompt_name)
         truncate = self._truncate(more.truncate, more.truncation_direction)
-        found = await self.service.embed(self.service.wishes(request, asked), texts, truncate=truncate)
+        found = await self._vectors(self.service.wishes(request, asked), texts, truncate=truncate)
         return as_json(found.vectors[1:] @ found.vectors[0], headers=facts(found))
+
+    async def _vectors(
+        self, wished: Wishes, texts: Sequence[str], *, dim: int = 0, normalize: bool = True, truncate: Truncate
+    ) -> Embedded:
+        self.te.texts += len(texts)
+        found = await self.service.embed(wished, texts, dim=dim, normalize=normalize, truncate=truncate)
+        self.te.embedded(len(texts), found.answer, found.seconds)
+        return found
 
     async def embed_all(self, _: Request) -> Response:
         return self._error(Rejected(NO_TOKENS, 424, "Backend"))
@@ -224,7 +237,9 @@ class TEI:
         )
 
     async def metrics(self, _: Request) -> Response:
-        text = self.service.metrics.exposition(await self.service.probe())
+        status = await self.service.probe()
+        memory = await asyncio.to_thread(memory_of, pids(status))  # milliseconds for a process with many mappings
+        text = self.service.metrics.exposition(status, memory)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     # ── what TEI checks ──

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ def status(server: Server) -> dict[str, Any]:
         "reason": core.failed,
         "uptime_s": round(now - server.started_at, 3),
         "pool": {**server.spec.pool, "endpoint": server.spec.endpoint},
+        "router": {"pid": os.getpid()},
         "reload": {"count": server.reloaded.count, "state": server.reloaded.state, "reason": server.reloaded.reason},
         "model": to_builtins(server.spec.model),
         "workers": [_worker(server, number, now) for number in sorted(server.spawned, key=lambda n: server.spawned[n].index)],

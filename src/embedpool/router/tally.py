@@ -16,6 +16,7 @@ from embedpool.protocol import Run
 
 # 1, 2, 5 per decade: from a query to a static model to a bulk request of minutes. Prometheus keeps a series per bound.
 LE_MS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5)
+LE_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LE_TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 STAGES = ("queue", "tokenize", "run", "total")
 
@@ -89,7 +90,8 @@ class RunTally:
     rows: int = 0
     tokens: int = 0
     padded_tokens: int = 0
-    counts: list[int] = field(default_factory=lambda: [0] * (len(LE_TOKENS) + 1))
+    by_rows: list[int] = field(default_factory=lambda: [0] * (len(LE_ROWS) + 1))
+    by_tokens: list[int] = field(default_factory=lambda: [0] * (len(LE_TOKENS) + 1))
 
     def add(self, runs: Iterable[Run]) -> None:
         """One job's."""
@@ -99,7 +101,8 @@ class RunTally:
             self.rows += run.rows
             self.tokens += run.own_tokens
             self.padded_tokens += padded
-            self.counts[bisect_left(LE_TOKENS, padded)] += 1
+            self.by_rows[bisect_left(LE_ROWS, run.rows)] += 1
+            self.by_tokens[bisect_left(LE_TOKENS, padded)] += 1
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -107,7 +110,8 @@ class RunTally:
             "rows": self.rows,
             "tokens": self.tokens,
             "padded_tokens": self.padded_tokens,
-            "tokens_per_run": {"le": LE_TOKENS, "counts": self.counts},
+            "rows_per_run": {"le": LE_ROWS, "counts": self.by_rows},
+            "tokens_per_run": {"le": LE_TOKENS, "counts": self.by_tokens},
         }
 
 
