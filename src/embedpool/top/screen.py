@@ -24,10 +24,11 @@ LEAST_COLUMNS, LEAST_LINES = 72, 22  # for frames
 FRAME = 2  # lines, and with its padding 4 columns
 CHARTS_LEAST, CHARTS_MOST = 6, 14  # lines of the row of charts, frame included
 CHARTS_FROM = 2  # points
-CHARTS = (  # with the greatest value shown
-    ("tokens/s, {}", "tokens", CHART),
-    ("p95 interactive, {} ms", "interactive", "cyan"),
-    ("waiting texts, {}", "waiting", "yellow"),
+LONG_TITLE = 32  # columns of a chart's frame
+CHARTS = (  # with the greatest value shown; for a narrow frame, and a wide one
+    ("tokens/s, {}", "tokens/s, {}", "tokens", CHART),
+    ("p95, {} ms", "p95 interactive, {} ms", "interactive", "cyan"),
+    ("waiting, {}", "waiting texts, {}", "waiting", "yellow"),
 )
 KEYS = "q quits"
 
@@ -98,12 +99,13 @@ def _middle(seen: Snapshot, series: dict[str, Values], width: int, look: Look) -
 def _charts(series: dict[str, Values], width: int, lines: int, look: Look) -> Table:
     """Larger pictures of the last minutes, side by side."""
     found, left = [], width
-    for i, (name, key, style) in enumerate(CHARTS):
+    for i, (short, long, key, style) in enumerate(CHARTS):
         columns = left // (len(CHARTS) - i)
         left -= columns
         most = max((value for value in list(series[key])[-(columns - 4) :] if value is not None), default=None)
         drawn = [Text(line, style) for line in chart(series[key], columns - 4, lines, bars=look.bars)]
-        found.append(_framed(name.format(words.count(most)), drawn, columns, look))
+        name = (long if columns >= LONG_TITLE else short).format(words.count(most))
+        found.append(_framed(name, drawn, columns, look))
     return _beside(found)
 
 
