@@ -26,9 +26,9 @@ CHARTS_LEAST, CHARTS_MOST = 6, 14  # lines of the row of charts, frame included
 CHARTS_FROM = 2  # points
 LONG_TITLE = 32  # columns of a chart's frame
 CHARTS = (  # with the greatest value shown; for a narrow frame, and a wide one
-    ("tokens/s, {}", "tokens/s, {}", "tokens", CHART),
-    ("p95, {} ms", "p95 interactive, {} ms", "interactive", "cyan"),
-    ("waiting, {}", "waiting texts, {}", "waiting", "yellow"),
+    ("tokens/s up to {}", "tokens/s up to {}", "tokens", CHART),
+    ("p95 up to {} ms", "interactive p95 up to {}", "interactive", "cyan"),
+    ("waiting up to {}", "texts waiting, up to {}", "waiting", "yellow"),
 )
 KEYS = "q quits"
 
