@@ -193,6 +193,13 @@ def test_what_is_wrong_is_said_in_red(keys: dict[str, Any], said: str) -> None:
     assert fits(rendered(screen(*watched(2, **keys), 80, 24), 80), 80, 24)
 
 
+def test_what_waits_is_said_and_that_nothing_does() -> None:
+    queue = {"requests": 2, "rows": 30, "bytes": 1, "estimated_ms": 250.0, "oldest_ms": 40.0}
+    text = rendered(screen(*watched(2, queue=queue), 80, 24), 80)
+    assert "2 requests, 30 texts, about 250 ms, oldest 40.0 ms" in text
+    assert "empty" in rendered(screen(*watched(2), 80, 24), 80)
+
+
 def test_a_reload_that_runs_is_said() -> None:
     assert "reloading" in rendered(screen(*watched(2, reload={"state": "running"}), 80, 24), 80)
 

@@ -147,11 +147,11 @@ def latency(seen: Snapshot, series: dict[str, Values], width: int, look: Look) -
 def facts(seen: Snapshot, series: dict[str, Values], width: int, look: Look) -> list[Text]:
     """Three lines: what waits, who asks, what was refused."""
     queue, sessions = seen.queue, seen.sessions
-    waits = (
-        f"{words.many(queue.requests, 'request')}, {words.many(queue.rows, 'text')}, about {words.ms(queue.estimated_ms)} ms"
-    )
-    if queue.oldest_ms is not None:
-        waits += f", oldest {words.ms(queue.oldest_ms)} ms"
+    waits = "empty"
+    if queue.requests:
+        waits = f"{words.many(queue.requests, 'request')}, {words.many(queue.rows, 'text')}"
+        waits += f", about {words.ms(queue.estimated_ms)} ms"
+        waits += f", oldest {words.ms(queue.oldest_ms)} ms" if queue.oldest_ms is not None else ""
     first = Text.assemble((f"{'queue':<10}", LABEL), waits, "  ")
     first.append(chart(series["waiting"], min(60, max(0, width - first.cell_len)), bars=look.bars)[0], "yellow")
     shm = f"{words.many(sessions.segments, 'segment')} of {words.size(sessions.segment_bytes)}"
