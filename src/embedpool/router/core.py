@@ -189,7 +189,7 @@ class Core:
         self.counters.requests += 1
         ask = event.ask
         interactive = self.rules.is_interactive(ask)
-        tally = self.tally.of(interactive)
+        tally = self.tally.interactive if interactive else self.tally.bulk
         tally.requests += 1
         refusal = self._refusal(session, ask, event.nbytes)
         if refusal is not None:
@@ -276,7 +276,7 @@ class Core:
             return
         del session.open[ask.id]
         session.inline_bytes -= len(request.inline or b"")
-        tally = self.tally.of(request.interactive)
+        tally = self.tally.interactive if request.interactive else self.tally.bulk
         if request.refusal is not None:
             self._reply(session.key, request.refusal, tally, out)
             return
@@ -426,7 +426,8 @@ class Core:
             return
         self._take_back(worker, job)
         if not worker.jobs:
-            worker.busy_s, worker.busy_at = worker.busy_until(now), math.inf
+            worker.busy_s += now - worker.busy_at
+            worker.busy_at = math.inf
         if job.chained and not worker.retiring:
             self.cost.learn_drag(event.done.run_ms, (now - job.began_at) * 1e3)
         if worker.jobs:
@@ -434,7 +435,8 @@ class Core:
             self._start_clock(worker.jobs[0], now)
         worker.jobs_done += 1
         worker.rows_done += job.rows()
-        self.tally.runs.add(event.done.runs)
+        if event.done.runs:
+            self.tally.runs.add(event.done.runs)
         if not worker.retiring:  # it may be of the model before, which costs otherwise
             self._unlearned.append((job, event.done))
         failures: dict[int, Failure] = {}

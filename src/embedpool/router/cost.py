@@ -80,8 +80,9 @@ class CostModel:
         if units <= 0:
             return
         if ms > 0.0:
-            self._jobs += self._jobs < MEMORY_JOBS
-            self.error += (abs(math.log(ms / self.ms(units))) - self.error) / self._jobs
+            if self._jobs < MEMORY_JOBS:
+                self._jobs += 1
+            self.error += (abs(math.log(ms / (units * self.unit_ms))) - self.error) / self._jobs
         measured = min(max(ms / units, self.unit_ms / MOST_OFF), self.unit_ms * MOST_OFF)
         kept = min(self._weight, MEMORY_UNITS)
         self.unit_ms = max((self.unit_ms * kept + measured * units) / (kept + units), 1e-6)
