@@ -265,11 +265,12 @@ def test_a_private_pool_that_is_killed_is_replaced() -> None:
         (supervisor,) = children(peer.process.pid)
         below = family(supervisor)
         kill(supervisor)
-        reply = peer.embed(["a text"])
-        assert reply["status"] == "ok", reply
-        assert same(np.array(reply["embeddings"], np.float32), ["a text"])
+        for _ in range(2):  # the first may still be answered by the router that is about to end
+            reply = peer.embed(["a text"])
+            assert reply["status"] == "ok", reply
+            assert same(np.array(reply["embeddings"], np.float32), ["a text"])
+            wait_until(lambda: not any(map(alive, below)), 10.0)
         assert children(peer.process.pid) != [supervisor]
-        wait_until(lambda: not any(map(alive, below)), 10.0)
 
 
 def test_a_private_pool_has_the_precision_that_akidb_asks_for_or_says_why_not() -> None:

@@ -217,6 +217,7 @@ def test_every_peer_has_a_script_and_an_environment_of_pinned_versions(peer: Pee
 
 def test_peers_are_chosen_by_model_and_by_a_word_of_their_name() -> None:
     assert [peer.name for peer in chosen("gemma", ("Q8", "bf16"))] == [
+        "embedpool, bf16 (OpenVINO)",
         "embedpool, q8",
         "sentence-transformers, PyTorch bf16",
         "OpenVINO, bf16",
