@@ -24,7 +24,7 @@ set -e
 mount -t tmpfs none "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay none -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
-cp -a "$5/root/." "$1/root/"
+cp -a "$5/files/." "$1/root/"
 rm -f "$1/root/etc/machine-id"
 exec systemd-nspawn --quiet --boot --directory="$1/root" --register=no --keep-unit --private-network \
   --console=read-only --bind-ro="$2" --bind-ro="$3:/opt/embedpool/libs" --bind-ro="$4:/opt/embedpool/src" \
@@ -59,7 +59,7 @@ def why_not() -> str:
 
 def boot(exchange: Path) -> str:
     """Runs inside.py in the machine, which writes its findings to `exchange`; what the machine said on its console."""
-    root, made = exchange / "root", exchange / "made"
+    root, made = exchange / "files", exchange / "made"
     made.mkdir()
     prefix = _install(root)
     shutil.copy(HERE / "inside.py", exchange)

@@ -170,12 +170,10 @@ def _make(
         tokenizer, pad_id = _tokenizer(source)
         tokenizer.save(directory / TOKENIZER)
         made = _graph(source, graph)
-        output, one_by_one = made.output, made.one_by_one
-        whole = made.model
+        output, one_by_one, whole = made.output, made.one_by_one, made.model
         if source.quantize and output == "float32":
             report(f"quantising to {source.quantize}")
-            smaller = workshop / "smaller.onnx"
-            texts = tokenizer.tokens(TYPICAL, "right")
+            texts, smaller = tokenizer.tokens(TYPICAL, "right"), workshop / "smaller.onnx"
             whole = quantize(made.model, graph, smaller, source.quantize, texts, signed=adds_signed(machine))
             smaller.write_bytes(whole.SerializeToString())
             one_by_one = complete.one_by_one(whole)
@@ -203,13 +201,13 @@ def _make(
             fingerprint=fingerprint,
         )
         spec, cosines = _tried(spec, _baseline(source, graph, report))
-        lossy = bool(source.quantize) or source.reference is not None
-        if not lossy:
-            hold_to(cosines, source)
-        measured = {
-            "cosine": {"mean": float(cosines.mean()), "least": float(cosines.min()), "texts": len(cosines)},
-            "to": "fp32" if lossy or source.compute.lossy else "itself",
-        }
+    lossy = bool(source.quantize) or source.reference is not None
+    if not lossy:
+        hold_to(cosines, source)
+    measured = {
+        "cosine": {"mean": float(cosines.mean()), "least": float(cosines.min()), "texts": len(cosines)},
+        "to": "fp32" if lossy or source.compute.lossy else "itself",
+    }
     cache.note(replace(spec, directory=""), machine, digests, directory, measured)
 
 

@@ -59,6 +59,12 @@ def check(core: Core) -> None:
         assert not (request.waiting or request.following) or request in core.queue.held
     for kind, units in core.load.in_hand.items():
         assert units == sum(job.units for worker in core.workers.values() for job in worker.jobs if job.urgent == kind)
+    _check_counts(core)
+    _check_alike(core, held)
+
+
+def _check_counts(core: Core) -> None:
+    """What is counted for `status` adds up."""
     for kind in (True, False):
         tally = core.tally.of(kind)
         n_open = sum(request.interactive == kind for request in core.all_open())
@@ -66,7 +72,6 @@ def check(core: Core) -> None:
         assert tally.requests == ended + n_open, "a request was counted twice, or not"
     for worker in core.workers.values():
         assert (worker.busy_at < math.inf) == bool(worker.jobs), "busy without a job, or the reverse"
-    _check_alike(core, held)
 
 
 def _check_alike(core: Core, held: dict[tuple[int, int], int]) -> None:
