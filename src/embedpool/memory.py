@@ -21,7 +21,7 @@ class Memory:
 
 def pss_bytes(pid: int) -> int:
     """The process's proportional set size from /proc/PID/smaps_rollup (proc(5)); 0 if it cannot be read."""
-    return _rollup(pid).get("Pss", 0)
+    return rollup(pid).get("Pss", 0)
 
 
 def memory_of(pids: Iterable[int]) -> dict[int, Memory]:
@@ -33,12 +33,12 @@ def memory_of(pids: Iterable[int]) -> dict[int, Memory]:
             if b"embedpool" not in Path(f"/proc/{pid}/cmdline").read_bytes():
                 continue
             rss = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            found[pid] = Memory(rss, _rollup(pid).get("Pss"))
+            found[pid] = Memory(rss, rollup(pid).get("Pss"))
     return found
 
 
-def _rollup(pid: int) -> dict[str, int]:
-    """Its lines in bytes; {} if they cannot be read."""
+def rollup(pid: int) -> dict[str, int]:
+    """The lines of /proc/PID/smaps_rollup (proc(5)) in bytes, by name: Pss, Pss_Anon, ...; {} if they cannot be read."""
     try:
         words = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
     except OSError:

@@ -46,6 +46,11 @@ class _Event(ctypes.Structure):
     _fields_ = (("events", ctypes.c_uint32), ("data", ctypes.c_uint64))
 
 
+# Once: every CDLL makes a class of its own, which only the garbage collector takes away again, and a door reports for each
+# connection that comes.
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A descriptor in the set of an epoll, with what its owner knows it by."""
@@ -57,8 +62,7 @@ class Entry:
     def report(self, events: int) -> None:
         """From now on, and nothing else."""
         event = _Event(events, self.data)
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.epoll_ctl(self.epoll, EPOLL_CTL_MOD, self.fd, ctypes.byref(event)):
+        if _libc.epoll_ctl(self.epoll, EPOLL_CTL_MOD, self.fd, ctypes.byref(event)):
             raise OSError(ctypes.get_errno(), "epoll_ctl")
 
 
