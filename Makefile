@@ -19,7 +19,7 @@ lint: $(VENV)/.installed
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/unit
 
-# All numbers: about an hour on two cores, and once as much to install and compile what is measured beside the pool. Writes bench/results/*.json and renders README.md and bench/README.md from them.
+# All numbers: about an hour and a half on two cores, and once as much to install and compile what is measured beside the pool. Writes bench/results/*.json and renders README.md and bench/README.md from them.
 bench: $(VENV)/.installed
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/bulk.py
@@ -35,6 +35,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/recovery.py
 	$(BIN)/python bench/growth.py
+	$(BIN)/python bench/soak.py --minutes 20
 	$(BIN)/python bench/limit.py
 	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/render.py

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from soak_page import points, slope_in_words
+from soak_page import points, slope_in_words, unit_of
 from soak_plan import BUSY_S, LOOK_S, MINUTE_S
 
 GREY = "#6b6b6b"
@@ -31,7 +31,7 @@ def soak(found: dict[str, Any]) -> Figure:
     for name, colour in TOP:
         line(top, found, f"{name}_mb", colour, f"{name}, PSS")
         line(top, found, f"{name}_anonymous_mb", colour, f"{name}, its anonymous part", dashed=True)
-    top.set_title("Memory of the processes that live as long as the pool")
+    top.set_title("Memory of the processes that live as long as the pool (not from 0)")
     for name, colour in ALL:
         line(whole, found, f"{name}_mb", colour, "all processes" if name == "pool" else name)
     whole.set_title("Memory (PSS) of all processes, and of those that are killed and replaced")
@@ -40,13 +40,15 @@ def soak(found: dict[str, Any]) -> Figure:
     counts.set_title("Descriptors, sessions and segments")
     of_latency(latency, found)
     for one, unit in ((top, "MB"), (whole, "MB"), (counts, "count")):
-        one.set_ylim(bottom=0)
         one.set_ylabel(unit)
+        one.set_ylim(bottom=None if one is top else 0)
         one.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     for one in axes:
         marks(one, found)
+    warm = found["warm_up_minutes"]
+    top.text(warm, 0.03, " slopes from here on", transform=top.get_xaxis_transform(), va="bottom", color=GREY, fontsize=8)
     latency.set_xlabel(
-        "minutes; red: a worker is killed, blue: a reload; grey: queries alone, at its end (points) slopes are taken",
+        "minutes; red: a worker is killed, blue: a reload; grey: quiet, and the points in it are what slopes are made of",
         color=GREY,
     )
     return figure
@@ -56,7 +58,7 @@ def line(axes: Axes, found: dict[str, Any], name: str, colour: str, label: str, 
     """The samples, with points where it counts, and the slope in the legend."""
     minutes, values = zip(*((at / 60, value) for at, value in points(found, name)), strict=True)
     slope = found["lines"].get(name)
-    text = f"{label}\n  {slope_in_words(slope)}" if slope else label
+    text = f"{label}\n  {slope_in_words(slope, unit_of(name))}" if slope else label
     axes.plot(minutes, values, ls=":" if dashed else "-", color=colour, lw=1.2, label=text)
     warm = found["warm_up_minutes"]
     quiet = [(x, y) for x, y in zip(minutes, values, strict=True) if x % 1 >= 1 - LOOK_S / MINUTE_S and x >= warm]
@@ -71,6 +73,7 @@ def of_latency(axes: Axes, found: dict[str, Any]) -> None:
         minutes = [(i + 0.5) * latency["window_s"] / 60 for i in range(len(values))]
         axes.plot(minutes, values, color=colour, lw=1.2, label=f"{name}\n  {latency['all'][name]:,.0f} ms of all")
     axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter("")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylabel("ms")
     axes.set_title(f"Latency of {found['queries_per_s']:g} queries per second, in windows of {latency['window_s']:g} s")
@@ -88,12 +91,3 @@ def marks(axes: Axes, found: dict[str, Any]) -> None:
     axes.axvline(found["warm_up_minutes"], color=GREY, lw=1, ls="--")
     axes.set_xlim(0, found["minutes"])
     axes.grid(axis="x", visible=False)
-    axes.text(
-        found["warm_up_minutes"],
-        0.97,
-        " slopes from here",
-        transform=axes.get_xaxis_transform(),
-        va="top",
-        color=GREY,
-        fontsize=7,
-    )

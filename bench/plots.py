@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from findings import RESULTS, result, source_of
+from plot_soak import soak
 from quality_page import full
 
 COLOURS = ("#1b4f8a", "#c8553d", "#3a7d44", "#7a5195", "#b8860b", "#444444")
@@ -37,7 +38,7 @@ AREA_PER_MB = 2.2
 def draw(picture: Path) -> None:
     """Draws bench/NAME.png from results/NAME.json, and writes into it which result that was."""
     with mpl.rc_context(STYLE):
-        figure = {"quality": quality, "growth": growth}[picture.stem]()
+        figure = {"quality": quality, "growth": growth, "soak": lambda: soak(result("soak")["results"])}[picture.stem]()
         source = source_of(RESULTS / f"{picture.stem}.json")
         figure.savefig(picture, dpi=130, metadata={"Description": source, "Software": None})
         plt.close(figure)

@@ -12,16 +12,26 @@ import render_peers
 from findings import RESULTS, Row, markdown, measured_on, result, source_of, spread
 from quality_page import in_short, of_quality, quality_table, unknown_of
 from scale_page import of_delivery, of_growth, of_memory, of_recovery, of_startup
+from soak_page import lines_table, of_soak
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- {}: made by bench/render.py -->\n", "<!-- end of {} -->"
-PICTURES = ("quality", "growth")
+PICTURES = ("quality", "growth", "soak")
 
 
 def table() -> str:
     """The numbers as Markdown."""
     rows = [*of_overhead(), *of_router(), *of_bulk(), *of_quality(result("quality")["results"]), *of_mixed(), *of_chaos()]
-    rows += [*of_recovery(), *of_overload(), *of_delivery(), *of_memory(), *of_startup(), *of_growth(), *of_gateway()]
+    rows += [
+        *of_recovery(),
+        *of_overload(),
+        *of_delivery(),
+        *of_memory(),
+        *of_startup(),
+        *of_soak(),
+        *of_growth(),
+        *of_gateway(),
+    ]
     rows += of_bridge()
     found = markdown(("what", "median", "repeats from – to", "goal"), rows)
     return f"{found}\n\n{measured_on(result('overhead'))}\n"
@@ -171,6 +181,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "numbers": table,
     "models": models_table,
     "quality": lambda: quality_table(result("quality")),
+    "soak": lambda: lines_table(result("soak")),
     "peers": render_peers.peers,
     "limit": render_peers.limits,
 }

@@ -42,13 +42,13 @@ def number(value: float) -> str:
     return "0" if float(text) == 0 else text.replace("-", "−")
 
 
-def slope_in_words(line: dict[str, Any]) -> str:
-    """ "+0.12 per hour (−0.3 – +0.5)"; in the line's unit."""
+def slope_in_words(line: dict[str, Any], unit: str) -> str:
+    """ "+0.12 MB per hour (−0.3 – +0.5)"."""
     if line["per_hour"] is None:
         return "too few points for a slope"
     low, high = line["interval"]
     interval = "" if low == high else f" ({number(low)} – {number(high)})"
-    return f"{number(line['per_hour'])} per hour{interval}"
+    return f"{number(line['per_hour'])}{unit} per hour{interval}"
 
 
 def lines_table(found: dict[str, Any]) -> str:
@@ -61,7 +61,7 @@ def lines_table(found: dict[str, Any]) -> str:
             (
                 NAMES[name],
                 f"{ends[0]:,.4g} – {ends[1]:,.4g}{unit}" if ends else "",
-                slope_in_words(line).replace(" per hour", "") + (unit if line["per_hour"] is not None else ""),
+                slope_in_words(line, unit).replace(" per hour", ""),
                 f"≤ {line['most_per_hour']:g}{unit}" + ("" if line["required"] else ", for information"),
                 "" if line["resolves"] is None else f"± {line['resolves']:.2g}{unit}",
                 line["verdict"],

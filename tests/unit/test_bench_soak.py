@@ -11,7 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "bench"))  # scripts there import each other by their plain names
 
+import soak
 import soak_clients
+import soak_page
 import soak_plan
 from common import arrivals
 from soak_lines import Slope, autocorrelation, medians, slope_of, verdict
@@ -130,3 +132,33 @@ def test_the_same_seed_gives_the_same_plan() -> None:
     due = arrivals(2.0, 300, 3)
     assert soak_plan.visits(due, 3) == soak_plan.visits(due, 3) != soak_plan.visits(due, 4)
     assert soak_plan.kills(600, 3) == soak_plan.kills(600, 3) != soak_plan.kills(600, 4)
+
+
+# ── verdicts on a whole run, and their words ─────────────────────────────────────────────────────────────────────────
+
+
+def test_only_clients_that_were_to_be_killed_may_end_without_their_answers() -> None:
+    visits = {"leaves: done": 5, "dies: killed": 3, "stalls and dies: killed": 1, "stalls: hangs": 1, "dies at work: done": 1}
+    asked = Counter({"done": 100, "expired": 2})
+    found = soak.unexpected(asked, Counter({"done": 9}), visits, wrong_rows=4)
+    assert found == {"query: expired": 2, "stalls: hangs": 1, "dies at work: done": 1, "burst: wrong rows": 4}
+    assert soak.unexpected(Counter({"done": 1}), Counter(), {"refused: done": 1}, wrong_rows=0) == {}
+
+
+def test_a_line_is_judged_by_its_quiet_moments_after_the_warm_up() -> None:
+    """It grows in the busy parts and in the first two minutes, and there alone."""
+    samples = []
+    for at in range(1, 600):
+        leaked = 0.0 if soak_plan.is_quiet(at) and at >= 120 else at / 10
+        samples.append(soak.Sample(float(at), {"router_mb": 25.0 + leaked, "sessions": 3 + at // 60}, (1,)))
+    found = soak.lines(samples, warm_up_s=120.0)
+    assert (found["router_mb"]["verdict"], found["router_mb"]["points"]) == ("flat", 8)
+    assert found["sessions"]["verdict"] == "grows", "one more is left every minute"
+    assert found["segments"]["verdict"] == "undecided", "nobody has looked at them"
+
+
+def test_slopes_are_told_with_sign_unit_and_interval() -> None:
+    line = {"per_hour": -0.126, "interval": [-12.3, 0.4]}
+    assert soak_page.slope_in_words(line, " MB") == "−0.13 MB per hour (−12 – +0.40)"
+    assert soak_page.slope_in_words({"per_hour": 0.0, "interval": [0.0, 0.0]}, "") == "0 per hour"
+    assert soak_page.slope_in_words({"per_hour": None, "interval": None}, "") == "too few points for a slope"
