@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+LARGE_BYTES = 1 << 20  # mapping and touching so much takes 0.25 ms; a message of it holds seconds of work
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -50,3 +53,13 @@ def give_back() -> None:
     """Returns freed memory to the system, which glibc otherwise keeps after something large was loaded (malloc_trim(3))."""
     with contextlib.suppress(AttributeError):  # a C library that has no such call
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def keep_little() -> None:
+    """From now on what is LARGE_BYTES or more goes back to the system when it is freed, in every thread. glibc otherwise learns
+    from each large block that is freed to keep as much, up to 32 MB, and twice that at the end of every arena (mallopt(3), dynamic
+    threshold): peers' largest messages would decide how much a process keeps. A C library without mallopt is left as it is."""
+    with contextlib.suppress(AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, LARGE_BYTES)

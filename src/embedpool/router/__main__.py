@@ -9,6 +9,7 @@ import socket
 import sys
 
 from embedpool import logs
+from embedpool.memory import keep_little
 from embedpool.router.server import Server
 from embedpool.router.spec import RouterSpec
 
@@ -20,6 +21,7 @@ def main() -> None:
     # As many clients as the configuration lets in: the soft limit of 1024 that is usual is for programs with select(2).
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    keep_little()
     spec = RouterSpec.from_json(sys.argv[1])
     logs.begin("embedpool router", spec.log_format)
     link = socket.socket(fileno=int(sys.argv[2]))
