@@ -56,9 +56,11 @@ def give_back() -> None:
 
 
 def keep_little() -> None:
-    """From now on what is LARGE_BYTES or more goes back to the system when it is freed, in every thread. glibc otherwise learns
-    from each large block that is freed to keep as much, up to 32 MB, and twice that at the end of every arena (mallopt(3), dynamic
-    threshold): peers' largest messages would decide how much a process keeps. A C library without mallopt is left as it is."""
+    """From now on what is LARGE_BYTES or more goes back to the system when it is freed, in every thread.
+
+    glibc otherwise learns from each large block that is freed to keep as much, up to 32 MB, and twice that at the end of every
+    arena (mallopt(3), dynamic threshold): peers' largest messages would decide how much a process keeps. A C library without
+    mallopt is left as it is."""
     with contextlib.suppress(AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
