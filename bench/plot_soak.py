@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from soak_page import points, slope_in_words, unit_of
 from soak_plan import BUSY_S, LOOK_S, MINUTE_S
@@ -46,7 +47,7 @@ def soak(found: dict[str, Any]) -> Figure:
     for one in axes:
         marks(one, found)
     warm = found["warm_up_minutes"]
-    top.text(warm, 0.03, " slopes from here on", transform=top.get_xaxis_transform(), va="bottom", color=GREY, fontsize=8)
+    top.text(warm, 0.4, " slopes from here on", transform=top.get_xaxis_transform(), color=GREY, fontsize=8)
     latency.set_xlabel(
         "minutes; red: a worker is killed, blue: a reload; grey: quiet, and the points in it are what slopes are made of",
         color=GREY,
@@ -90,4 +91,5 @@ def marks(axes: Axes, found: dict[str, Any]) -> None:
         axes.axvline(at / 60, ymax=0.04, color="#d62728", lw=1.2)
     axes.axvline(found["warm_up_minutes"], color=GREY, lw=1, ls="--")
     axes.set_xlim(0, found["minutes"])
+    axes.xaxis.set_major_locator(MaxNLocator(20, integer=True))
     axes.grid(axis="x", visible=False)

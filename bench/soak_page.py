@@ -74,17 +74,23 @@ def in_words(found: dict[str, Any]) -> str:
     """What was done to the pool, and what came of it."""
     visits = found["visits"]
     killed = sum(n for what, n in visits.items() if what.endswith(": killed"))
-    failed = sum(found["failed"].values())
+    wrong, without = failures(found)
     ms, load = found["latency_ms"]["all"], found["load_average"]
     return (
         f"{found['minutes']} minutes, {found['workers']} workers of MiniLM: {sum(found['queries'].values()):,} queries,"
         f" {sum(found['bursts'].values())} bulk bursts, {sum(visits.values()):,} clients that came, {killed} of them killed,"
         f" {len(found['kills_at_s'].split())} kills of a worker, {len(found['reloads_at_s'].split())} reloads."
-        f" Answers wrong, missing or refused without reason: {failed}. Left when the pool had ended:"
+        f" Wrong answers: {wrong}. Without an answer in time: {without}. Left when the pool had ended:"
         f" {len(found['left_behind'])}. Queries {ms['p50']:.0f} ms at p50, {ms['p99']:,.0f} at p99, {ms['max']:,.0f} at most,"
         f" on a machine whose load average was {load[1]:.1f} ({load[0]:.1f} to {load[2]:.1f}) on {found['cores']} cores."
         f" Slopes are of the minutes after the first {found['warm_up_minutes']}, one point a minute."
     )
+
+
+def failures(found: dict[str, Any]) -> tuple[int, int]:
+    """Wrong answers, and requests and clients that had none."""
+    wrong = sum(n for what, n in found["failed"].items() if "wrong" in what)
+    return wrong, sum(found["failed"].values()) - wrong
 
 
 def of_soak() -> list[Row]:
@@ -92,13 +98,14 @@ def of_soak() -> list[Row]:
     found = result("soak")["results"]
     router, pool = found["lines"]["router_mb"], found["lines"]["pool_mb"]
     what = f"{found['minutes']} minutes of clients that come, stall and die, workers killed and reloads"
-    failed, asked = sum(found["failed"].values()), sum(found["queries"].values()) + sum(found["visits"].values())
+    wrong, without = failures(found)
+    asked = sum(found["queries"].values()) + sum(found["visits"].values()) + sum(found["bursts"].values())
     return [
         (
-            f"{what}: answers wrong or missing, and things left",
-            f"{failed} of {asked:,}, {len(found['left_behind'])}",
-            "",
-            "0, 0",
+            f"{what}: wrong, without an answer in time, and left behind",
+            f"{wrong} and {without} of {asked:,}, {len(found['left_behind'])}",
+            f"load average {found['load_average'][1]:.1f} on {found['cores']} cores",
+            "0, 0, 0",
         ),
         ("growth of the router's memory (PSS) in that, and 95 %", *mb_per_hour(router), "≤ 1 MB/h"),
         ("the same of all processes", *mb_per_hour(pool), ""),

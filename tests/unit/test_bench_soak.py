@@ -162,3 +162,8 @@ def test_slopes_are_told_with_sign_unit_and_interval() -> None:
     assert soak_page.slope_in_words(line, " MB") == "−0.13 MB per hour (−12 – +0.40)"
     assert soak_page.slope_in_words({"per_hour": 0.0, "interval": [0.0, 0.0]}, "") == "0 per hour"
     assert soak_page.slope_in_words({"per_hour": None, "interval": None}, "") == "too few points for a slope"
+
+
+def test_wrong_answers_are_told_apart_from_those_that_did_not_come() -> None:
+    failed = {"leaves: wrong": 2, "burst: wrong rows": 3, "stalls: failed: expired": 4, "query: no_answer": 1}
+    assert soak_page.failures({"failed": failed}) == (5, 5)
