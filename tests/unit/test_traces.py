@@ -21,7 +21,7 @@ from embedpool.client.ambient import current
 from embedpool.client.documents import DEFAULTS, options_of
 from embedpool.config import Config, most_waiting_spans, traces_begin_here, traces_protocol
 from embedpool.errors import BadRequest, ConfigError
-from embedpool.protocol import Done, Embed, decode, encode
+from embedpool.protocol import Done, Embed, Vectors, decode, encode
 from embedpool.router.core import Core
 from embedpool.router.events import Closed, Finished, Joined, SendJob, Tick
 from embedpool.router.outlet import Outlet
@@ -274,16 +274,19 @@ def test_in_random_histories_every_request_has_one_record_with_the_outcome_that_
 def test_jobs_beyond_the_most_are_counted_and_not_told_one_by_one() -> None:
     out: list[Record] = []
     noted = Trace(Embed(1, ("a",)), "model", False, 0.0, out)
-    for number in range(MOST_JOBS + 3):
-        noted.computed(0, 1, 1, Done(number, 1.0, (1,), began_s=1.0, ended_s=2.0), (0.0, 0.0))
-    noted.ended(None, 3.0)
-    assert (out[0].jobs, len(out[0].works)) == (MOST_JOBS + 3, MOST_JOBS)
+    count = MOST_JOBS + 3
+    for n in range(count):
+        noted.computed(0, 1, 1, Done(n, 1.0, (1,), began_s=1.0 + n, ended_s=2.0 + n), (0.0, 0.0))
+    noted.ended(Vectors(1, 1, 4, 9, "f"), count + 2.0)
+    assert (out[0].jobs, len(out[0].works)) == (count, MOST_JOBS)
+    first, *_, last = stages(out[0])
+    assert (first.ended_s, last.name, last.began_s, last.ended_s) == (1.0, "deliver", count + 1.0, count + 2.0)
 
 
 # ── packets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 WORK = Work(1, 2, 30, 10.25, 10.5, 11.0, 480.0)
-RECORD = Record(CLIENTS, STATE, "model", True, 2, 384, 30, 0.0, 10.0, 12.0, "answered", "", 1, (WORK,))
+RECORD = Record(CLIENTS, STATE, "model", True, 2, 384, 30, 0.0, 10.0, 10.25, 11.0, 12.0, "answered", "", 1, (WORK,))
 
 
 def test_records_come_out_of_packets_as_they_went_in() -> None:
@@ -296,7 +299,7 @@ def test_records_come_out_of_packets_as_they_went_in() -> None:
 def test_a_packet_of_records_at_their_longest_is_no_longer_than_is_read() -> None:
     name = "\U0001f600" * 512
     works = tuple([Work(511, 1 << 16, 1 << 40, 1e9, 1e9, 1e9, 1e9)] * MOST_JOBS)
-    record = Record("x" * 512, "x" * 512, name, True, 1 << 16, 1 << 20, 1 << 40, 1e9, 1e9, 1e9, "x" * 32, name[:300], 99, works)
+    record = Record("x" * 512, "x" * 512, name, True, 1 << 16, 1 << 20, 1 << 40, *[1e9] * 5, "x" * 32, name[:300], 99, works)
     [(packet, _)] = packets([record] * PACKET_RECORDS)
     assert len(packet) < PACKET_BYTES
 
@@ -387,7 +390,7 @@ def _with(**fields: Any) -> Record:
 
 
 def test_a_refusal_is_an_error_with_its_code_and_words() -> None:
-    found, _ = _spans(_with(outcome="expired", message="not done within its budget", works=(), jobs=0))
+    found, _ = _spans(_with(outcome="expired", message="not done within its budget", works=(), jobs=0, begun_s=12.0))
     top = found["embedpool.embed"]
     assert (top.status.status_code, top.status.description) == (StatusCode.ERROR, "not done within its budget")
     assert _attributes(top)["error.type"] == "expired"

@@ -6,6 +6,7 @@ that it does not record its trace costs a look at its flags, and nothing more.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from embedpool.protocol import Done, Embed, Refused, Vectors
@@ -23,15 +24,18 @@ class Trace:
     arrived_at: float
     out: list[Record]
     jobs: int = 0
+    begun_at: float = math.inf  # the first of its jobs
+    computed_at: float = 0.0  # when the last of its jobs ended
     works: list[Work] = field(default_factory=list)
 
     def computed(self, worker: int, rows: int, tokens: int, done: Done, known: tuple[float, float]) -> None:
         """A job has ended that had rows of the request. `known` are the moments at which the router saw it begin and end: of a
         worker that does not say."""
         self.jobs += 1
+        began_at, ended_at = (done.began_s, done.ended_s) if done.ended_s else known
+        self.begun_at, self.computed_at = min(self.begun_at, began_at), max(self.computed_at, ended_at)
         if self.jobs > MOST_JOBS:
             return
-        began_at, ended_at = (done.began_s, done.ended_s) if done.ended_s else known
         tokenized_at = min(began_at + done.tokenize_ms / 1e3, ended_at)
         run_ms = max(0.0, done.run_ms - done.tokenize_ms)
         self.works.append(Work(worker, rows, tokens, began_at, tokenized_at, ended_at, run_ms))
@@ -55,6 +59,8 @@ class Trace:
                 tokens,
                 min(sent_at, self.arrived_at),
                 self.arrived_at,
+                min(self.begun_at, now),
+                min(self.computed_at, now),
                 now,
                 outcome,
                 message,

@@ -33,7 +33,11 @@ class Work(Struct, frozen=True, gc=False, array_like=True):
 
 
 class Record(Struct, frozen=True, array_like=True):
-    """A request from its sending to its answer. `sent_s` 0: its client did not say. `jobs` can be more than are in `works`."""
+    """A request from its sending to its answer. `sent_s` 0: its client did not say.
+
+    The first job began at `begun_s`, the last one ended at `computed_s`; `jobs` says of how many, which can be more than are
+    told in `works`. Without any, `begun_s` is the end.
+    """
 
     traceparent: str
     tracestate: str
@@ -44,6 +48,8 @@ class Record(Struct, frozen=True, array_like=True):
     tokens: int
     sent_s: float
     arrived_s: float
+    begun_s: float
+    computed_s: float
     ended_s: float
     outcome: str
     message: str

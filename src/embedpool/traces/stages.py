@@ -53,14 +53,12 @@ def outcome(record: Record) -> Attributes:
 def stages(record: Record) -> list[Stage]:
     """In the order of their beginnings, but for jobs that ran at once."""
     found = [Stage("receive", record.sent_s, record.arrived_s, {})] if record.sent_s else []
-    begun_s = min([work.began_s for work in record.works], default=record.ended_s)
-    if record.works or begun_s > record.arrived_s:  # else it was answered when it came
-        found.append(Stage("queue", record.arrived_s, max(begun_s, record.arrived_s), {}))
+    if record.jobs or record.ended_s > record.arrived_s:  # else it was answered when it came
+        found.append(Stage("queue", record.arrived_s, max(record.begun_s, record.arrived_s), {}))
     for work in record.works:
         found += _job(work)
-    if record.works and record.outcome == ANSWERED:
-        last_s = max(work.ended_s for work in record.works)
-        found.append(Stage("deliver", min(last_s, record.ended_s), record.ended_s, {}))
+    if record.jobs and record.outcome == ANSWERED:
+        found.append(Stage("deliver", record.computed_s, record.ended_s, {}))
     return found
 
 
