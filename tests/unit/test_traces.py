@@ -28,7 +28,7 @@ from embedpool.router.outlet import Outlet
 from embedpool.router.traces import Trace, Traces
 from embedpool.supervise import tracing
 from embedpool.traces.context import is_sampled, is_valid, passed_on
-from embedpool.traces.exporting import Counted, Exports, LastWords
+from embedpool.traces.exporting import QUIET_S, Counted, Exports, LastWords
 from embedpool.traces.records import MOST_JOBS, PACKET_BYTES, PACKET_RECORDS, Record, Work, packets, unpacked
 from embedpool.traces.spans import write
 from embedpool.traces.stages import stages, whole
@@ -432,7 +432,8 @@ class Moody(SpanExporter):
 
 
 def test_a_collector_that_is_down_is_two_lines_however_long_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    inner, exports = Moody(), Exports(100)
+    now = [0.0]
+    inner, exports = Moody(), Exports(100, lambda: now[0])
     counted = Counted(inner, exports, LastWords("moody"))
 
     def export(count: int) -> None:
@@ -440,16 +441,20 @@ def test_a_collector_that_is_down_is_two_lines_however_long_it_is(caplog: pytest
         counted.export([object()] * count)  # type: ignore[list-item]
 
     export(1)
-    for mood in (SpanExportResult.FAILURE, OSError("unplugged"), SpanExportResult.FAILURE):
+    for mood in (SpanExportResult.FAILURE, SpanExportResult.SUCCESS, OSError("unplugged"), SpanExportResult.FAILURE):
         inner.next = mood
         export(3)
+        now[0] += QUIET_S - 0.1
     inner.next = SpanExportResult.SUCCESS
     export(2)
+    assert len(caplog.records) == 1, "it is not over yet"
+    now[0] += 0.1
     export(2)
-    assert (exports.lost, exports.exported, exports.waiting) == (9, 5, 0)
+    export(2)
+    assert (exports.lost, exports.exported, exports.waiting) == (9, 10, 0)
     first, second = [each.getMessage() for each in caplog.records]
     assert first.endswith("Connection refused by nobody")
-    assert second.endswith("lost so far: 9")
+    assert second.endswith("since the tracer's start: 9")
 
 
 # ── settings ─────────────────────────────────────────────────────────────────────────────────────────────────────────

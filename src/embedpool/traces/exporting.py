@@ -3,7 +3,8 @@ batches are set by its own variables (OTEL_*), read by it.
 
 Rules
 1. What waits is bounded, by OTEL_BSP_MAX_QUEUE_SIZE spans: a request whose spans have no room gets none, not half of them.
-2. What is lost is counted, and said when it begins and when it is over: two lines, however long a collector is down.
+2. What is lost is counted, and said when it begins and when it has been over for QUIET_S: two lines, however long a collector
+   is down or how often it comes and goes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -23,12 +25,16 @@ from embedpool.config import most_waiting_spans
 
 log = logging.getLogger("embedpool.tracer")
 
+QUIET_S = 5.0  # without a loss: where more comes than can be exported, room and none take turns many times a second
+
 
 class Exports:
     """How many spans wait, and how many were lost. Used by the thread that makes spans and by the one that exports them."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
+        self._clock = clock
+        self._lost_at = 0.0
         self._lock = threading.Lock()
         self._is_losing = False
         self.waiting = 0
@@ -41,7 +47,7 @@ class Exports:
             if self.waiting + count <= self._most:
                 self.waiting += count
                 return True
-        self.lose(count, "more come than are taken")
+        self.lose(count, "more spans come than can be exported")
         return False
 
     def give_back(self, count: int) -> None:
@@ -56,17 +62,19 @@ class Exports:
     def lose(self, count: int, reason: str) -> None:
         with self._lock:
             self.lost += count
+            self._lost_at = self._clock()
             first, self._is_losing = not self._is_losing, True
         if first:
-            log.warning("traces cannot be exported, and are dropped until they can: %s", reason, extra={"event": "traces lost"})
+            log.warning("traces are lost: %s", reason, extra={"event": "traces lost"})
 
     def went_well(self, count: int) -> None:
         with self._lock:
             self.exported += count
-            over = self._is_losing and self.waiting <= self._most // 2  # else it begins again at once
+            over = self._is_losing and self._clock() >= self._lost_at + QUIET_S
             self._is_losing = self._is_losing and not over
         if over:
-            log.warning("traces are exported again; spans lost so far: %d", self.lost, extra={"event": "traces back"})
+            said = "traces are exported again; spans lost, since the tracer's start: %d"
+            log.warning(said, self.lost, extra={"event": "traces back"})
 
 
 class Counted(SpanExporter):
