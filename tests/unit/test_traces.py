@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -480,3 +482,13 @@ def test_a_protocol_that_is_not_spoken_is_a_mistake(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     with pytest.raises(ConfigError, match="grpc"):
         tracing.Tracing(Config(traces="otlp"))
+
+
+def test_the_page_names_every_span_and_every_attribute() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "traces.md").read_text()
+    said = set(re.findall(r"[\w.]+", page))
+    for record in (_with(sent_s=9.0), _with(outcome="expired")):
+        found, _ = _spans(record)
+        assert set(found) <= said
+        assert {name for span in found.values() for name in _attributes(span)} <= said
+    assert f"first {MOST_JOBS} to end" in page
