@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,27 +15,29 @@ from embedpool.router.state import Job, Request, Worker
 # An estimate that is a tenth too low would let in more than can be done, and then nearly all of it comes too late: so only this
 # share of the budget is given to waiting.
 WAIT_SHARE = 0.8
-DEPTH = 2  # of each class: one job running, one ahead, so that a worker never waits for the router's round trip (150 us)
 
 
 @dataclass(slots=True)
 class Load:
     """`serving`: how many workers take jobs; 1 if there are none, for they will come. `in_hand`: units in workers' hands,
-    urgent and not."""
+    urgent and not; `jobs`: how many jobs that is."""
 
     queue: Queue
     retries: Retries
     serving: int = 1
     in_hand: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
+    jobs: int = 0
 
     def count(self, workers: Mapping[int, Worker]) -> None:
         self.serving = max(1, sum(worker.takes_jobs for worker in workers.values()))
 
     def given(self, job: Job) -> None:
         self.in_hand[job.urgent] += job.units
+        self.jobs += 1
 
     def taken_back(self, job: Job) -> None:
         self.in_hand[job.urgent] -= job.units
+        self.jobs -= 1
 
     def backlog_ms(self, cost: CostModel) -> float:
         """Estimated time until a job given out now would start, if it had to wait for all others."""
@@ -58,24 +59,3 @@ class Load:
         wait_ms = cost.wait_ms(begun + self.queue.units_before(request, rules.slice_ms / cost.unit_ms)) / self.serving
         late_ms = own_ms + wait_ms / WAIT_SHARE - left_ms
         return too_late(request.ask, own_ms, wait_ms, late_ms) if late_ms > 0.0 else None
-
-
-def least_busy(workers: Mapping[int, Worker], urgent: bool) -> int:
-    """The worker with room for such a job that has the least to do before it, then at all, and then that which was given one
-    the longest time ago: what it runs gives way to queries only so often. 0 for none."""
-    best, least = 0, (math.inf, math.inf, math.inf)
-    for number, worker in workers.items():  # once or twice per job: with 64 workers this was a third of the router's time
-        if worker.killed or worker.retiring:
-            continue
-        alike = of_queries = every = 0
-        for job in worker.jobs:
-            every += job.units
-            if job.urgent:
-                of_queries += job.units
-            if job.urgent == urgent:
-                alike += 1
-        if alike < DEPTH:
-            found = (of_queries if urgent else every, every, worker.given)
-            if found < least:
-                best, least = number, found
-    return best
