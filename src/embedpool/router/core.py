@@ -14,13 +14,13 @@ Rules
 4. A job whose worker died while running it runs once more elsewhere, and is a suspect (suspects.py): the row that kills is
    found, its request alone refused, and it is refused at once if it comes again.
 5. Answers from workers that are gone, and for jobs that were given away, change nothing.
-6. What waits is bounded in rows and bytes; what runs is at most roster.DEPTH jobs of each class per worker. What nobody wants any
-   more (refused, or its client gone) waits nowhere.
+6. What waits is bounded in rows and bytes; what runs is at most roster.DEPTH jobs of each class per worker. What nobody wants
+   any more (refused, or its client gone) waits nowhere.
 7. Interactive work waits for no bulk job: it goes to the worker with the least of its kind, which interrupts what it runs.
 8. What cannot be answered within its budget is not begun: refused when it comes, or at the latest when its turn does.
 9. Equal rows are computed once (alike.py).
-10. No worker is woken for less work than waking takes, while another one is awake that will soon be through with its own: where
-   a model computes for microseconds, few workers do the work of many, and each job has more of it.
+10. Where jobs take microseconds, what waits and is little is not spread over workers that sleep (warm.py); it waits for at
+   most HELD_S while somebody could take it.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class Core:
         self.draining = False
         self.failed = ""
         self.load = Load(self.queue, self.retries)
+        self.warm = Warm(self.roster, self.queue, self.load)
         self.awake_until = 0.0  # an answer is due so soon that sleeping would take longer
-        self.warm = Warm(self.roster, self.queue)
         self._full: set[bool] = set()  # classes of which no worker takes a job, until something else than a request comes
         self._unlearned: list[tuple[Job, wire.Done]] = []
         self._drained = False
@@ -356,12 +356,13 @@ class Core:
         """First what is interactive (rule 7), then every worker is kept busy with the rest."""
         for urgent in (True, False):
             while urgent not in self._full and self._waits(urgent):
-                number = self.roster.least_busy(urgent)
-                if number and not (number := self.warm.instead_of(number, urgent, self.cost, now)):
+                least = self.roster.least_busy(urgent)
+                if not least:
+                    self._full.add(urgent)
                     break
+                number = self.warm.instead_of(least, urgent, self.cost, now)
                 job = self._next(urgent, self.workers[number], out) if number else None
                 if job is None:
-                    self._full.add(urgent)
                     break
                 self._give(number, self.workers[number], job, now, out)
 
@@ -413,6 +414,7 @@ class Core:
         place = sum(other.urgent for other in worker.jobs) if job.urgent else len(worker.jobs)
         worker.jobs.insert(place, job)  # it overtakes what is not urgent
         self.load.given(job)
+        self.warm.given()
         worker.given = job.id
         self.roster.changed(number)
         if not place:
@@ -429,7 +431,7 @@ class Core:
         job.hung_at = now + max(self.rules.hang_s, HANG_FACTOR * estimate_s)
         if estimate_s < SOON_S:
             self.awake_until = now + SOON_S
-            self.warm.began(number, now)
+        self.warm.seen(number, estimate_s * 1e3, now)
 
     def _finished(self, event: Finished, now: float, out: list[Action]) -> None:
         worker = self.workers.get(event.worker)
@@ -438,7 +440,7 @@ class Core:
             self.counters.late_answers += 1
             return
         self._take_back(event.worker, worker, job)
-        self.warm.ended(event.worker, event.done.run_ms, now)
+        self.warm.seen(event.worker, event.done.run_ms, now)
         if not worker.jobs:
             worker.busy_s += now - worker.busy_at
             worker.busy_at = math.inf

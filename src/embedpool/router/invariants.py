@@ -60,8 +60,10 @@ def check(core: Core) -> None:
     for kind, units in core.load.in_hand.items():
         assert units == sum(job.units for worker in core.workers.values() for job in worker.jobs if job.urgent == kind)
     assert core.load.jobs == sum(len(worker.jobs) for worker in core.workers.values())
+    idle = core.load.jobs == 0 and any(worker.takes_jobs for worker in core.workers.values())
+    assert not idle or not (lined or core.retries), "rows wait, and nobody has anything to do"
     for kind in (True, False):
-        assert core.roster.least_busy(kind) == _least_busy(core, kind), "a job would go to another worker than that with the least"
+        assert core.roster.least_busy(kind) == _least_busy(core, kind), "the next job would go to another worker than it should"
     _check_counts(core)
     _check_alike(core, held)
 
