@@ -59,7 +59,7 @@ class Failing:
 def source(event: ev.Event) -> str:
     """The event as a test would write it."""
     match event:
-        case ev.Joined(worker, unit_ms):
+        case ev.Joined(worker, unit_ms=unit_ms):
             return f"joined({worker})" if event == joined(worker) else f"joined({worker}, {unit_ms})"
         case ev.Asked(session, embed):
             plain = ask(embed.id).ask
