@@ -1,6 +1,9 @@
-"""What the pool itself costs, measured with the echo model, which computes almost nothing.
+"""What the pool itself costs, measured with the echo model, which computes almost nothing, and beside MiniLM.
 
 round trip: from calling Client.embed with one text to having the array, one call at a time;
+query: from calling Client.answer with one text of QUERY_TOKENS tokens to having the array, one call at a time, never the same
+text; less what the answer says that tokenising and running took (tokenize_ms, run_ms). What is left is the client, the router,
+the worker's part beside the model, and being woken after milliseconds of sleep;
 pipelined: `embed` messages of one text each, AHEAD of them open, from the first sent to the last answered.
 """
 
@@ -8,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import count
+from typing import Any
 
 import zmq
 
@@ -16,9 +21,13 @@ from embedpool import Pool
 from embedpool import protocol as wire
 from embedpool.client.link import open_link
 from embedpool.shm.segment import ReadMap
+from growth import text
 
 TEXT = "which planet is known as the red planet?"
 AHEAD = 256
+QUERY_TOKENS = 18
+MODELS = {"minilm": "MiniLM", "echo": "echo"}  # the argument of Pool, and what the result calls it
+UNLIKE = count()  # tells the texts apart
 
 
 def round_trips(pool: Pool, calls: int) -> dict[str, float]:
@@ -30,6 +39,39 @@ def round_trips(pool: Pool, calls: int) -> dict[str, float]:
         pool.embed([TEXT])
         found.append((time.perf_counter() - began) * 1e6)
     return {f"p{p}_us": round(percentile(found, p), 1) for p in (50, 95, 99)}
+
+
+def queries(pool: Pool, calls: int) -> dict[str, float]:
+    """Microseconds over tokenising and running, and in all."""
+    over, in_all = [], []
+    for n in range(-100, calls):
+        query = text(QUERY_TOKENS - 2, next(UNLIKE))
+        began = time.perf_counter()
+        answer = pool.answer([query])
+        took_us = (time.perf_counter() - began) * 1e6
+        if n >= 0:  # before, it warms up
+            in_all.append(took_us)
+            over.append(took_us - (answer.tokenize_ms + answer.run_ms) * 1e3)
+    return {f"p{p}_us": round(percentile(over, p), 1) for p in (50, 95, 99)} | {
+        "in_all_p50_us": round(median(in_all), 1),
+        "tokens": answer.tokens,
+    }
+
+
+def query_overhead(repeats: int, calls: int) -> dict[str, Any]:
+    """Of each model: medians over the repeats, and the medians of each."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS.values()}
+    for _ in range(repeats):
+        for model, name in MODELS.items():
+            with Pool(model, workers=1) as pool:
+                found[name].append(queries(pool, calls))
+    if any(one["tokens"] != QUERY_TOKENS for one in found["MiniLM"]):
+        raise RuntimeError(f"a query was to have {QUERY_TOKENS} tokens: {found['MiniLM']}")
+    return {
+        name: {key: median([one[key] for one in each]) for key in each[0]}
+        | {"p50_us_of_each_repeat": [one["p50_us"] for one in each]}
+        for name, each in found.items()
+    }
 
 
 def pipelined(endpoint: str, requests: int) -> float:
@@ -72,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=5000)
     parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     trips, rates = [], []
@@ -87,6 +130,7 @@ def main() -> None:
             "round_trip_p50_us_of_each_repeat": [trip["p50_us"] for trip in trips],
             "pipelined_requests_per_s": round(median(rates)),
             "pipelined_requests_per_s_of_each_repeat": [round(rate) for rate in rates],
+            "query_over_tokenize_and_run": query_overhead(given.repeats, given.queries),
             "workers": 1,
             "requests_ahead": AHEAD,
         },

@@ -13,6 +13,12 @@ import zmq
 SOON_S = 250e-6
 
 
+# pyzmq's constants are members of enumerations: to combine two of them takes 1 us, to receive a frame 0.2 us. So plain numbers
+# where a message passes.
+NOBLOCK, SNDMORE_NOBLOCK = int(zmq.NOBLOCK), int(zmq.SNDMORE | zmq.NOBLOCK)
+RCVMORE, EVENTS, POLLIN = int(zmq.RCVMORE), int(zmq.EVENTS), int(zmq.POLLIN)
+
+
 def descriptor(sock: zmq.Socket[bytes]) -> int:
     """Readable when something may have arrived. Edge-triggered (ZMQ_FD): after every use, empty the socket."""
     fd = sock.getsockopt(zmq.FD)
@@ -21,8 +27,8 @@ def descriptor(sock: zmq.Socket[bytes]) -> int:
 
 
 def has_message(sock: zmq.Socket[bytes]) -> bool:
-    """Whether a message has arrived. Asking costs a fifth of what catching zmq.Again does."""
-    return bool(int(sock.get(zmq.EVENTS)) & zmq.POLLIN)
+    """Whether a message has arrived. Asking costs 1 us, catching zmq.Again 4."""
+    return sock.get(EVENTS) & POLLIN != 0  # type: ignore[operator]  # an option of pyzmq's is a number or bytes: this one a number
 
 
 def stay_awake(sock: zmq.Socket[bytes], until: float) -> None:

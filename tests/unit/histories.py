@@ -34,6 +34,7 @@ MOST_WORKERS = 4
 ROOM = 512  # bytes of a request's room: more than 12 rows of 9 float32
 NAMES = (b"alice", b"bob", b"carol")
 SLICES_MS = (8, 3, 30)
+QUICK = 1e-4  # milliseconds per unit, of a model whose jobs take microseconds
 RULES = {"hang_s": 5, "max_queue_rows": 60, "max_session_requests": 6}
 WEIGHTS = {
     "arrive": 7,
@@ -240,7 +241,7 @@ class Player:
 
     def join(self) -> None:
         if len(self.hands.keys() - self.retiring) < MOST_WORKERS:
-            self.step(joined(self.next_worker))
+            self.step(joined(self.next_worker, self.draw((0.1, QUICK))))
             self.next_worker += 1
 
     def finish(self) -> None:
@@ -253,7 +254,7 @@ class Player:
 
     def _answer(self, worker: int) -> ev.Finished:
         job = self.hands[worker][0]
-        run_ms = self.draw((5.0, 0.1, 500.0))
+        run_ms = self.draw((5.0, 0.1, 500.0, 0.001))
         failures: list[Failure] = []
         if self.draw(range(16)) == 15:
             number = self.draw(range(len(job.parts)))

@@ -14,7 +14,7 @@ from embedpool.router import events as ev
 from embedpool.router.core import Core
 from tests.unit.histories import NAMES, RULES, SLICES_MS, History, Move, Player, choose
 from tests.unit.shrink import Shrinker
-from tests.unit.transcript import ask, core, replies, sent
+from tests.unit.transcript import ask, core, joined, replies, sent
 
 REPLAYS = 2000  # to make one short, per size of jobs: a second or two
 NEARBY, MOST_SHRUNK = 200, 8  # seeds behind a failing one that are tried for a shorter history of the same fault
@@ -59,8 +59,8 @@ class Failing:
 def source(event: ev.Event) -> str:
     """The event as a test would write it."""
     match event:
-        case ev.Joined(worker):
-            return f"joined({worker})"
+        case ev.Joined(worker, unit_ms=unit_ms):
+            return f"joined({worker})" if event == joined(worker) else f"joined({worker}, {unit_ms})"
         case ev.Asked(session, embed):
             plain = ask(embed.id).ask
             texts = "[" + ", ".join(_text(text) for text in embed.texts) + "]"

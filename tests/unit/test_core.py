@@ -44,6 +44,13 @@ def test_a_request_waits_for_the_first_worker() -> None:
     assert sent(play(made, joined(1), 0.2)) == [(1, [(0,)])]
 
 
+def test_a_request_that_comes_right_after_others_have_expired_does_not_wait_for_the_next_sweep() -> None:
+    made = core()
+    play(made, ask(1, words(1, 20), budget_ms=5.0), 0.0)  # 4.4 ms
+    assert replies(play(made, joined(1), 0.001)) == [(ALICE, 1, "expired")]
+    assert sent(play(made, ask(2), 0.001)) == [(1, [(0,)])]
+
+
 def test_no_texts_need_no_worker() -> None:
     assert replies(play(core(), ask(texts=()), 0.1)) == [(ALICE, 1, "vectors")]
 
@@ -719,8 +726,8 @@ def test_a_row_that_ended_its_workers_is_refused_at_once_when_it_comes_again_and
 
 def test_how_many_such_rows_are_remembered_is_bounded() -> None:
     made = core()
-    play(made, joined(0), 0.0)
-    worker = 0
+    play(made, joined(1), 0.0)
+    worker = 1
     for n in range(MOST_POISON + 5):
         play(made, ask(n + 1, [f"poison {n}"]), 1.0)
         while made.sessions[ALICE].open:

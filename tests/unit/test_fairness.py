@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from embedpool.router.load import DEPTH, LONGER, QUIET_S
+from embedpool.router.load import LONGER, QUIET_S
+from embedpool.router.roster import DEPTH
 from embedpool.worker import turns
 from embedpool.worker.inbox import PATIENCE_S
 from embedpool.worker.turns import MOST_GIVEN

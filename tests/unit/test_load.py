@@ -1,4 +1,4 @@
-"""Which worker a job goes to, against the sentence that says it (router.load.least_busy)."""
+"""Which worker a job goes to, against the sentence that says it (router.roster)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedpool.router.load import DEPTH, least_busy
+from embedpool.router.roster import DEPTH, Roster
 from embedpool.router.state import Job, Worker
 
 
@@ -21,14 +21,21 @@ def worker(*jobs: Job, given: int = 0, killed: bool = False, retiring: bool = Fa
     return Worker(deque(jobs), killed, retiring, given)
 
 
+def least_busy(workers: dict[int, Worker], urgent: bool) -> int:
+    roster = Roster(workers)
+    for number in workers:
+        roster.changed(number)
+    return roster.least_busy(urgent)
+
+
 def by_its_definition(workers: dict[int, Worker], urgent: bool) -> int:
     """Slow and plain: those with room, by what is before the job, then by all they have, then by who waited longest."""
     with_room = [n for n, w in workers.items() if w.takes_jobs and [j.urgent for j in w.jobs].count(urgent) < DEPTH]
 
-    def burden(number: int) -> tuple[int, int, int]:
+    def burden(number: int) -> tuple[int, int, int, int]:
         jobs = workers[number].jobs
         before = [j.units for j in jobs if j.urgent or not urgent]
-        return sum(before), sum(j.units for j in jobs), workers[number].given
+        return sum(before), sum(j.units for j in jobs), workers[number].given, number
 
     return min(with_room, key=burden, default=0)
 

@@ -146,7 +146,7 @@ FAULTS = [  # and the moves of the shortest history that a person could find
     (AnswersTwice, 4),  # joined, ask, lost, cancel
     (NeverAnswersACancel, 2),  # ask, cancel
     (ForgetsACancelledRequestWhenAWorkerIsLost, 4),  # joined, ask, cancel, lost
-    (PutsARowAtAnothersPlace, 1),  # ask
+    (PutsARowAtAnothersPlace, 2),  # joined (quick: five rows are one job), ask
     (Raises, 3),  # joined, ask, finished
 ]
 MOST_DETAILS = 3  # that are not the simplest, in all

@@ -24,8 +24,8 @@ def core(card: ModelCard = CARD, kind: type[Core] = Core, **rules: Any) -> Core:
     return made
 
 
-def joined(worker: int) -> Joined:
-    return Joined(worker, 0.1)
+def joined(worker: int, unit_ms: float = 0.1) -> Joined:
+    return Joined(worker, unit_ms)
 
 
 def ask(id: int = 1, texts: Sequence[str] | None = None, session: bytes = ALICE, **fields: Any) -> Asked:

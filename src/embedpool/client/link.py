@@ -11,7 +11,7 @@ from pathlib import Path
 
 import zmq
 
-from embedpool.edge import has_message
+from embedpool.edge import NOBLOCK, RCVMORE, has_message
 from embedpool.errors import ConfigError, Unavailable
 
 RECONNECT_MS, RECONNECT_MOST_MS = 20, 500
@@ -83,16 +83,16 @@ def send(sock: zmq.Socket[bytes], frames: Iterable[bytes]) -> None:
     """Sends while there is a connection. What cannot be sent is dropped: the next router asks who, and is told all again."""
     with contextlib.suppress(zmq.Again):
         for frame in frames:
-            sock.send(frame, zmq.NOBLOCK)
+            sock.send(frame, NOBLOCK)
 
 
 def receive(sock: zmq.Socket[bytes]) -> tuple[bytes, bytes] | None:
     """(frame, payload) of one message that has arrived, or None."""
     if not has_message(sock):
         return None
-    frame = sock.recv(zmq.NOBLOCK)
+    frame = sock.recv(NOBLOCK)
     payload = b""
-    while sock.get(zmq.RCVMORE):
+    while sock.get(RCVMORE):
         payload = sock.recv()
     return frame, payload
 

@@ -2,7 +2,7 @@
 
 Called by server.Server, which turns frames into events and carries the actions out. The tests play histories through
 `handle` and call `check` after every step. (Over the usual length: the rules below hold over all of it. What could be told
-apart is: admission, alike, queue, cost, load, jobs, retries, suspects, tally, state, events, invariants.)
+apart is: admission, alike, queue, cost, load, roster, warm, jobs, retries, suspects, tally, state, events, invariants.)
 
 Rules
 1. Every admitted request ends in exactly one Reply to the session that asked: Vectors or Refused. A request that is not
@@ -14,11 +14,13 @@ Rules
 4. A job whose worker died while running it runs once more elsewhere, and is a suspect (suspects.py): the row that kills is
    found, its request alone refused, and it is refused at once if it comes again.
 5. Answers from workers that are gone, and for jobs that were given away, change nothing.
-6. What waits is bounded in rows and bytes; what runs is at most load.DEPTH jobs of each class per worker. What nobody wants any
-   more (refused, or its client gone) waits nowhere.
+6. What waits is bounded in rows and bytes; what runs is at most roster.DEPTH jobs of each class per worker. What nobody wants
+   any more (refused, or its client gone) waits nowhere.
 7. Interactive work waits for no bulk job: it goes to the worker with the least of its kind, which interrupts what it runs.
 8. What cannot be answered within its budget is not begun: refused when it comes, or at the latest when its turn does.
 9. Equal rows are computed once (alike.py).
+10. Where jobs take microseconds, what waits and is little is not spread over workers that sleep (warm.py); it waits for at
+   most HELD_S while somebody could take it.
 """
 
 from __future__ import annotations
@@ -53,13 +55,15 @@ from embedpool.router.events import (
 )
 from embedpool.router.invariants import check
 from embedpool.router.jobs import chars_of, message, rows_done
-from embedpool.router.load import Load, least_busy
+from embedpool.router.load import Load
 from embedpool.router.queue import Line, Queue
 from embedpool.router.retries import Retries
+from embedpool.router.roster import Roster
 from embedpool.router.state import Counters, Job, Request, Session, Slice, Worker
 from embedpool.router.suspects import Suspects
 from embedpool.router.tally import ClassTally, Tally
 from embedpool.router.traces import Traces
+from embedpool.router.warm import SOON_S, Warm
 from embedpool.shm.layout import room_bytes
 
 SWEEP_S = 0.02  # how often requests are looked at for having expired and workers for being hung
@@ -68,7 +72,6 @@ HANG_FACTOR = 20.0  # a job is hung after this many times its estimate, and neve
 MAX_JOB_ROWS = 256
 MOST_UNLEARNED = 16  # jobs that have ended, until the cost model is told of them in any case
 SAMPLE = 4  # requests, and runs, of a job from which the cost model learns: jobs come by the thousand
-SOON_S = 250e-6  # edge.SOON_S, which this module must not import: it knows no socket
 
 
 class Core:
@@ -84,12 +87,14 @@ class Core:
         self.alike = Alike()
         self.sessions: dict[bytes, Session] = {}
         self.workers: dict[int, Worker] = {}
+        self.roster = Roster(self.workers)
         self.retries = Retries()
         self.counters = Counters()
         self.tally = Tally()
         self.draining = False
         self.failed = ""
         self.load = Load(self.queue, self.retries)
+        self.warm = Warm(self.roster, self.queue, self.load)
         self.awake_until = 0.0  # an answer is due so soon that sleeping would take longer
         self._full: set[bool] = set()  # classes of which no worker takes a job, until something else than a request comes
         self._unlearned: list[tuple[Job, wire.Done]] = []
@@ -102,6 +107,7 @@ class Core:
         """One event's consequences. An event about a session or worker that is not known changes nothing."""
         out: list[Action] = []
         self._now = now
+        self.warm.held_until = math.inf
         if len(self._unlearned) >= MOST_UNLEARNED:
             self.learn()
         if type(event) is Asked:  # these two are nearly all events
@@ -131,6 +137,7 @@ class Core:
         match event:
             case Joined():
                 self.workers[event.worker] = Worker(index=event.index)
+                self.roster.changed(event.worker)
                 self.failed = ""  # a reload has mended what kept workers from starting
                 self.load.count(self.workers)
                 self.cost.seed(event.unit_ms)
@@ -156,15 +163,16 @@ class Core:
 
     def next_deadline(self) -> float | None:
         """When `handle(Tick())` is due at the latest; None when nothing waits for time to pass."""
-        return self._sweep_at if self._busy() else None
+        return min(self._sweep_at, self.warm.held_until) if self._busy() else None
 
     def _busy(self) -> bool:
-        return bool(self.queue.held or self.retries or any(worker.jobs for worker in self.workers.values()))
+        return bool(self.queue.held or self.retries or self.load.jobs)
 
     def _retire(self, number: int, out: list[Action]) -> None:
         worker = self.workers.get(number)
         if worker is not None:
             worker.retiring = True
+            self.roster.changed(number)
             self.load.count(self.workers)
             if not worker.jobs:
                 out.append(Retired(number))
@@ -347,6 +355,7 @@ class Core:
         for number, worker in self.workers.items():
             if worker.jobs and now >= worker.jobs[0].hung_at and not worker.killed:
                 worker.killed = True
+                self.roster.changed(number)
                 self.load.count(self.workers)
                 out.append(Kill(number, f"no answer to a job of {worker.jobs[0].rows()} rows"))
         self._sweep_at = now + SWEEP_S + SWEEP_REQUEST_S * len(self.queue.held)
@@ -367,10 +376,13 @@ class Core:
         """First what is interactive (rule 7), then every worker is kept busy with the rest."""
         for urgent in (True, False):
             while urgent not in self._full and self._waits(urgent):
-                number = least_busy(self.workers, urgent)
+                least = self.roster.least_busy(urgent)
+                if not least:
+                    self._full.add(urgent)
+                    break
+                number = self.warm.instead_of(least, urgent, self.cost, now)
                 job = self._next(urgent, self.workers[number], out) if number else None
                 if job is None:
-                    self._full.add(urgent)
                     break
                 self._give(number, self.workers[number], job, now, out)
 
@@ -423,22 +435,25 @@ class Core:
         place = sum(other.urgent for other in worker.jobs) if job.urgent else len(worker.jobs)
         worker.jobs.insert(place, job)  # it overtakes what is not urgent
         self.load.given(job)
+        self.warm.given()
         worker.given = job.id
+        self.roster.changed(number)
         if not place:
-            self._start_clock(job, now)
+            self._start_clock(number, job, now)
             if len(worker.jobs) > 1:
                 worker.jobs[1].chained = False
         self.counters.jobs += 1
         timed = self.traces is not None and any(piece.request.trace is not None for piece in job.slices)
         out.append(SendJob(number, message(job, timed)))
 
-    def _start_clock(self, job: Job, now: float) -> None:
+    def _start_clock(self, number: int, job: Job, now: float) -> None:
         """The job runs now, or goes on after another one."""
         estimate_s = self.cost.ms(job.units) / 1e3
         job.began_at = now
         job.hung_at = now + max(self.rules.hang_s, HANG_FACTOR * estimate_s)
         if estimate_s < SOON_S:
             self.awake_until = now + SOON_S
+        self.warm.seen(number, estimate_s * 1e3, now)
 
     def _finished(self, event: Finished, now: float, out: list[Action]) -> None:
         worker = self.workers.get(event.worker)
@@ -446,7 +461,8 @@ class Core:
         if worker is None or job is None:
             self.counters.late_answers += 1
             return
-        self._take_back(worker, job)
+        self._take_back(event.worker, worker, job)
+        self.warm.seen(event.worker, event.done.run_ms, now)
         if not worker.jobs:
             worker.busy_s += now - worker.busy_at
             worker.busy_at = math.inf
@@ -454,7 +470,7 @@ class Core:
             self.cost.learn_drag(event.done.run_ms, (now - job.began_at) * 1e3)
         if worker.jobs:
             worker.jobs[0].chained = worker.jobs[0].began_at == math.inf
-            self._start_clock(worker.jobs[0], now)
+            self._start_clock(event.worker, worker.jobs[0], now)
         worker.jobs_done += 1
         worker.rows_done += job.rows()
         if event.done.runs:
@@ -478,8 +494,9 @@ class Core:
         if worker.retiring and not worker.jobs:
             out.append(Retired(event.worker))
 
-    def _take_back(self, worker: Worker, job: Job) -> None:
+    def _take_back(self, number: int, worker: Worker, job: Job) -> None:
         worker.jobs.remove(job)
+        self.roster.changed(number)
         self.load.taken_back(job)
 
     def _learn(self, job: Job, done: wire.Done) -> None:
@@ -514,11 +531,12 @@ class Core:
         worker = self.workers.pop(event.worker, None)
         if worker is None:
             return
+        self.roster.changed(event.worker)
         self.load.count(self.workers)
         jobs = list(worker.jobs)
         self.counters.requeued += len(jobs)
         for job in jobs:
-            self._take_back(worker, job)
+            self._take_back(event.worker, worker, job)
             if job.repeats:
                 job.forget_repeat()
         self._settle_dropped([piece for job in jobs for piece in job.drop_abandoned()], out)

@@ -10,7 +10,7 @@ from embedpool.router.alike import key_of
 if TYPE_CHECKING:
     from embedpool.router.core import Core
 
-MOST_JOBS = 2  # of each class: load.DEPTH, stated again so that a change there is noticed here
+MOST_JOBS = 2  # of each class: roster.DEPTH, stated again so that a change there is noticed here
 
 
 def check(core: Core) -> None:
@@ -59,8 +59,25 @@ def check(core: Core) -> None:
         assert not (request.waiting or request.following) or request in core.queue.held
     for kind, units in core.load.in_hand.items():
         assert units == sum(job.units for worker in core.workers.values() for job in worker.jobs if job.urgent == kind)
+    assert core.load.jobs == sum(len(worker.jobs) for worker in core.workers.values())
+    idle = core.load.jobs == 0 and any(worker.takes_jobs for worker in core.workers.values())
+    assert not idle or not (lined or core.retries), "rows wait, and nobody has anything to do"
+    for kind in (True, False):
+        assert core.roster.least_busy(kind) == _least_busy(core, kind), "the next job would go to another worker than it should"
     _check_counts(core)
     _check_alike(core, held)
+
+
+def _least_busy(core: Core, urgent: bool) -> int:
+    """As roster.least_busy says it, by asking every worker."""
+    with_room = [n for n, w in core.workers.items() if w.takes_jobs and [j.urgent for j in w.jobs].count(urgent) < MOST_JOBS]
+
+    def burden(number: int) -> tuple[int, int, int, int]:
+        jobs = core.workers[number].jobs
+        before = [job.units for job in jobs if job.urgent or not urgent]
+        return sum(before), sum(job.units for job in jobs), core.workers[number].given, number
+
+    return min(with_room, key=burden, default=0)
 
 
 def _check_counts(core: Core) -> None:

@@ -11,6 +11,7 @@ from embedpool.router.admission import Admission, too_late
 from embedpool.router.cost import CostModel
 from embedpool.router.queue import Queue
 from embedpool.router.retries import Retries
+from embedpool.router.roster import DEPTH
 from embedpool.router.state import Job, Request, Session, Worker
 
 # An estimate that is a tenth too low would let in more than can be done, and then nearly all of it comes too late: so only this
@@ -18,18 +19,19 @@ from embedpool.router.state import Job, Request, Session, Worker
 WAIT_SHARE = 0.8
 LONGER = 8  # times slice_ms, at most, for the jobs of bulk work that is alone
 QUIET_S = 10.0  # it is, if for so long nobody has asked for interactive work, or for bulk work beside another
-DEPTH = 2  # of each class: one job running, one ahead, so that a worker never waits for the router's round trip (150 us)
 
 
 @dataclass(slots=True)
 class Load:
     """`serving`: how many workers take jobs; 1 if there are none, for they will come. `in_hand`: units in workers' hands,
-    urgent and not. `disturbed_at`: when somebody last asked for work that must not wait for long jobs."""
+    urgent and not; `jobs`: how many jobs that is. `disturbed_at`: when somebody last asked for work that must not wait for
+    long jobs."""
 
     queue: Queue
     retries: Retries
     serving: int = 1
     in_hand: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
+    jobs: int = 0
     disturbed_at: float = -math.inf
     _last_bulk: Session | None = None
 
@@ -38,9 +40,11 @@ class Load:
 
     def given(self, job: Job) -> None:
         self.in_hand[job.urgent] += job.units
+        self.jobs += 1
 
     def taken_back(self, job: Job) -> None:
         self.in_hand[job.urgent] -= job.units
+        self.jobs -= 1
 
     def asked(self, session: Session, interactive: bool, now: float) -> None:
         """Somebody asks for work."""
@@ -79,24 +83,3 @@ class Load:
         wait_ms = cost.wait_ms(begun + self.queue.units_before(request, turn)) / self.serving
         late_ms = own_ms + wait_ms / WAIT_SHARE - left_ms
         return too_late(request.ask, own_ms, wait_ms, late_ms) if late_ms > 0.0 else None
-
-
-def least_busy(workers: Mapping[int, Worker], urgent: bool) -> int:
-    """The worker with room for such a job that has the least to do before it, then at all, and then that which was given one
-    the longest time ago: what it runs gives way to queries only so often. 0 for none."""
-    best, least = 0, (math.inf, math.inf, math.inf)
-    for number, worker in workers.items():  # once or twice per job: with 64 workers this was a third of the router's time
-        if worker.killed or worker.retiring:
-            continue
-        alike = of_queries = every = 0
-        for job in worker.jobs:
-            every += job.units
-            if job.urgent:
-                of_queries += job.units
-            if job.urgent == urgent:
-                alike += 1
-        if alike < DEPTH:
-            found = (of_queries if urgent else every, every, worker.given)
-            if found < least:
-                best, least = number, found
-    return best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zmq
 
-from embedpool.edge import has_message
+from embedpool.edge import NOBLOCK, RCVMORE, SNDMORE_NOBLOCK, has_message
 
 HANDSHAKE_MS = 2000  # a connection that does not speak ZMTP is closed after this
 UNREAD_REQUESTS = 64  # per client, of up to max_request_bytes each; what is beyond waits at the client
@@ -27,12 +27,12 @@ def router_socket(context: zmq.Context[zmq.Socket[bytes]], most_bytes: int, unre
 def send(sock: zmq.Socket[bytes], to: bytes, frame: bytes, payload: bytes | bytearray = b"") -> bool:
     """False when the peer is gone or its queue is full. Never waits."""
     try:
-        sock.send(to, zmq.SNDMORE | zmq.NOBLOCK)
+        sock.send(to, SNDMORE_NOBLOCK)
         if payload:
-            sock.send(frame, zmq.SNDMORE | zmq.NOBLOCK)
-            sock.send(payload, zmq.NOBLOCK)
+            sock.send(frame, SNDMORE_NOBLOCK)
+            sock.send(payload, NOBLOCK)
         else:
-            sock.send(frame, zmq.NOBLOCK)
+            sock.send(frame, NOBLOCK)
     except zmq.ZMQError as error:
         if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
             return False
@@ -44,11 +44,11 @@ def receive(sock: zmq.Socket[bytes]) -> tuple[bytes, bytes, bytes] | None:
     """(sender, frame, payload) of one message; frames beyond are read and dropped. None when none has arrived."""
     if not has_message(sock):
         return None
-    sender = sock.recv(zmq.NOBLOCK)
-    frame = sock.recv() if sock.get(zmq.RCVMORE) else b""
-    payload = b""
-    if sock.get(zmq.RCVMORE):
-        payload = sock.recv()
-        while sock.get(zmq.RCVMORE):
-            sock.recv()
+    recv = sock.recv
+    sender, frame = recv(NOBLOCK), recv(NOBLOCK)  # a peer's message has a frame at least, and all of them arrive together
+    if not sock.get(RCVMORE):
+        return sender, frame, b""
+    payload = recv(NOBLOCK)
+    while sock.get(RCVMORE):
+        recv(NOBLOCK)
     return sender, frame, payload
