@@ -1,8 +1,8 @@
-"""Joins what aarch64.sh has run under emulation to results/aarch64.json: tests that failed or were skipped, each with its reason,
-and how near vectors of real weights come to those of x86.
+"""Joins what aarch64.sh has run under emulation to results/aarch64.json: tests that failed or were skipped, each with its
+reason, and how near vectors of real weights come to those of x86.
 
-A failure is either explained in WHY, by what the emulator does otherwise than an ARM machine, or it is a failure: then this ends
-with 1. What is not run at all is in LEFT_OUT, with its reason.
+A failure is either explained in WHY, by what the emulator does otherwise than an ARM machine, or it is a failure: then this
+ends with 1. What is not run at all is in LEFT_OUT, with its reason.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from aarch64_vectors import texts_and_reference
 from common import write
 
-SCENARIO = """No time is taken. tests: run under qemu's user-mode emulation of a Cortex-A76, in a Debian root for arm64 with the aarch64
-wheels of all dependencies; vectors: of 50 English texts (tests/fixtures/minilm_reference.npz) by real weights of MiniLM, on emulated
-cores of several kinds, beside sentence-transformers' on x86 in fp32, and beside embedpool's own on this x86 machine."""
+SCENARIO = """No time is taken.
+tests: run under qemu's user-mode emulation of a Cortex-A76, in a Debian root for arm64 with the aarch64 wheels of all dependencies;
+what was not reached within the time that aarch64.sh gives them is counted as such.
+vectors: of 50 English texts (tests/fixtures/minilm_reference.npz) by real weights of MiniLM, on emulated cores of several kinds,
+beside sentence-transformers' on x86 in fp32, and beside embedpool's own on this x86 machine."""
 
 # Of tests/process. The others are left out for a reason that holds for all tests of the file.
 FILES = ("client", "conformance", "serve", "reference", "bridge", "tokens")

@@ -1,7 +1,8 @@
 """Prints /proc/cpuinfo as Linux on this aarch64 core would have it, from the HWCAP words that the kernel gives every process.
 
 For qemu's user-mode emulation, which shows the host's before its version 8.2 (see aarch64.sh). Names and bits are Linux's
-(arch/arm64/include/uapi/asm/hwcap.h, Documentation/arch/arm64/elf_hwcaps.rst). Standard library only: it runs before anything is installed.
+(arch/arm64/include/uapi/asm/hwcap.h, Documentation/arch/arm64/elf_hwcaps.rst). Standard library only: it runs before anything
+is installed.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import encoder_of
 from numpy.typing import NDArray
 
+from common import encoder_of
 from embedpool.models.artifact import adds_signed
 from embedpool.models.cache import this_machine
 
