@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import render_peers
+from aarch64_page import aarch64_table
 from findings import RESULTS, Row, markdown, measured_on, result, source_of, spread
 from quality_page import in_short, of_quality, quality_table, unknown_of
-from scale_page import of_delivery, of_growth, of_memory, of_recovery, of_startup
+from scale_page import memory_table, of_delivery, of_growth, of_memory, of_recovery, of_startup
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- {}: made by bench/render.py -->\n", "<!-- end of {} -->"
@@ -177,7 +178,8 @@ TABLES: dict[str, Callable[[], str]] = {
 SHARED = ("numbers", "models")
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     HERE.parent / "README.md": {name: TABLES[name] for name in SHARED} | {"peers": render_peers.beside_others},
-    HERE / "README.md": TABLES,
+    HERE / "README.md": TABLES | {"aarch64": aarch64_table},
+    HERE.parent / "docs/arm.md": {"memory": memory_table},
 }
 
 
