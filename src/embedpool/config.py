@@ -66,7 +66,11 @@ class Config:
     runtime_dir: str = _row("", "", "directory for socket, lock and segments, on tmpfs; empty: see `embedpool config`")
     cache: str = _row("", "", "directory for prepared models; empty: ~/.cache/embedpool")
     slice_ms: float = _row(
-        20.0, "ms", "longest estimated run of one job: how long a query can wait behind bulk work", 1, 10_000
+        20.0,
+        "ms",
+        "longest estimated run of one job, which a query may wait for; of bulk work that is alone, up to eight times as long",
+        1,
+        10_000,
     )
     interactive_rows: int = _row(8, "rows", "requests of at most this many texts count as interactive", 0)
     hang_s: float = _row(10.0, "s", "a worker silent for this long on a job, and 20 times its estimate, is replaced", 0.1)

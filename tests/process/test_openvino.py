@@ -127,6 +127,24 @@ def test_the_forkserver_has_no_threads_of_the_provider_and_a_workers_stay_on_its
     assert found[1] <= found[0], "OpenVINO's threads run on other cores than the worker's"
 
 
+def test_a_worker_computes_on_its_core_and_on_no_other() -> None:
+    """OpenVINO gives the thread that computes a mask of its own while it does; the worker was then taken for one that had lost
+    its core, and replaced, again and again."""
+    bulk = [f"{number} " + "many words of a long document " * 40 for number in range(200)]
+    with Pool("minilm", workers=1, **of("f32")) as pool:
+        (pid,) = workers_of(pool.pid)
+        (core,) = os.sched_getaffinity(pid)
+        busy = threading.Thread(target=lambda: pool.embed(bulk, timeout_s=100, priority="bulk"))
+        busy.start()
+        masks = []
+        while busy.is_alive():
+            masks.append(os.sched_getaffinity(pid))
+            busy.join(0.01)
+        assert len(masks) > 20
+        assert all(mask == {core} for mask in masks)
+        assert workers_of(pool.pid) == [pid]
+
+
 def test_what_cannot_be_had_is_one_sentence_before_anything_is_started() -> None:
     for settings, words in (
         ({"provider": "cuda"}, "onnxruntime-gpu"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from embedpool.router.load import DEPTH
+from embedpool.router.load import DEPTH, LONGER, QUIET_S
 from embedpool.worker import turns
 from embedpool.worker.inbox import PATIENCE_S
 from embedpool.worker.turns import MOST_GIVEN
@@ -31,13 +31,16 @@ LIVES = pytest.mark.parametrize("lives", [ALL_ALIVE, DYING])
 
 @pytest.fixture
 def make_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Pool]]:
-    """Makes the pool of a test; its clock is the one that worker.turns reads."""
+    """Makes the pool of a test; its clock is the one that worker.turns reads. Bulk work in it is not `alone`: a query came just
+    before."""
     pools: list[Pool] = []
 
-    def make(workers: int, lives: str = ALL_ALIVE, **rules: Any) -> Pool:
+    def make(workers: int, lives: str = ALL_ALIVE, *, alone: bool = False, **rules: Any) -> Pool:
         assert not pools
         pools.append(pool := Pool(0, slice_ms=SLICE, **rules))
         monkeypatch.setattr(turns, "time", pool.clock)
+        if not alone:
+            pool.core.load.disturbed_at = pool.clock.now
         for _ in range(workers):
             pool.start_worker()
         if lives == DYING:
@@ -273,3 +276,59 @@ def test_beside_very_long_rows_a_query_waits_for_one_of_them_at_most_and_they_al
     if priority == "bulk":
         assert queries.times_ms()[len(queries.asked) // 2] <= PATIENCE + OWN + LINKS, "most interrupt it"
     assert long.times_ms()[-1] <= (MOST_GIVEN + 1) * LONG + MOST_GIVEN * SLICE, "it is begun so often, and then runs to its end"
+
+
+# ── (f) bulk work that is alone ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def jobs_of(pool: Pool, begun_s: float, ended_s: float) -> float:
+    """The mean time between two jobs given out, in milliseconds of one worker."""
+    sends = [at for at in pool.sends if begun_s <= at < ended_s]
+    return (ended_s - begun_s) * 1e3 * len(pool.workers) / len(sends)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bulk_work_that_is_alone_goes_in_longer_jobs_and_the_workers_end_together(
+    make_pool: Callable[..., Pool], workers: int
+) -> None:
+    pool = make_pool(workers, alone=True)
+    bulk = Client(pool, "bulk", [ROW] * 128, priority="bulk")
+    for _ in range(8):
+        bulk.ask()
+    all_ms = 8 * 128 * ROW / workers
+    pool.run(all_ms / 2e3)
+    assert jobs_of(pool, 0.0, all_ms / 2e3) >= LONGER * SLICE / 2
+    pool.run(all_ms / 1e3)
+    assert bulk.times_ms()[-1] <= all_ms + (SLICE + ROW if workers > 1 else 0) + LINKS * len(pool.sends)
+
+
+def test_from_the_first_query_on_jobs_are_short_and_long_ones_come_back_when_none_has_come_for_a_while(
+    make_pool: Callable[..., Pool],
+) -> None:
+    pool = make_pool(1, alone=True)
+    bulk = Client(pool, "bulk", [ROW] * 128, priority="bulk")
+    bulk.keep_open(8)
+    pool.run(1.0)
+    query = Client(pool, "query", [OWN])
+    query.ask()
+    settled = DEPTH * LONGER * SLICE / 1e3  # what was in hand
+    pool.run(1.0 + QUIET_S)
+    assert jobs_of(pool, 1.0 + settled, QUIET_S) <= SLICE + LINKS
+    pool.run(2.0)
+    assert jobs_of(pool, 2.0 + QUIET_S, 4.0 + QUIET_S) >= LONGER * SLICE / 2
+    assert query.times_ms()[0] <= PATIENCE + OWN + LINKS
+
+
+def test_a_second_client_with_bulk_work_waits_for_what_is_in_hand_once_and_then_for_short_turns(
+    make_pool: Callable[..., Pool],
+) -> None:
+    pool = make_pool(1, alone=True)
+    bulk = Client(pool, "bulk", [ROW] * 128, priority="bulk")
+    bulk.keep_open(8)
+    pool.run(1.0)
+    other = Client(pool, "other", [ROW], priority="bulk")
+    other.keep_open(1)
+    pool.run(SECONDS)
+    first, *later = [question.ms for question in other.served()]
+    assert first <= (DEPTH * LONGER + 1) * SLICE + LINKS
+    assert max(later[1:]) <= (DEPTH + 2) * SLICE + LINKS

@@ -128,7 +128,7 @@ def test_openvinos_own_properties_are_passed_on_and_decide_with_the_pools() -> N
     from embedpool.models.session import openvino
 
     given = choose("openvino", "precision=f32,SNIPPETS_MODE=DISABLE", PLUGGED).options
-    assert openvino(given, 3) == {
+    assert openvino(given, 3, pinned=False) == {
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": "3",
         "NUM_STREAMS": "1",
@@ -136,6 +136,7 @@ def test_openvinos_own_properties_are_passed_on_and_decide_with_the_pools() -> N
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
         "SNIPPETS_MODE": "DISABLE",
     }
+    assert openvino(given, 3, pinned=True)["ENABLE_CPU_PINNING"] == "YES"
 
 
 def test_clients_are_told_the_precision_that_is_computed_in() -> None:

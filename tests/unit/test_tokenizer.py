@@ -262,3 +262,20 @@ def test_a_tokenizer_that_was_saved_gives_the_same_tokens(tmp_path: Path, source
     for cut in ("", "left", "right"):
         assert again.tokens(texts, cut) == made.tokens(texts, cut)
     assert again.pad_id() == made.pad_id()
+
+
+@pytest.mark.parametrize(
+    "pieces", [["ab", "abc"], ["a b"], ["#version x"], []], ids=["plain", "with a space", "like a header", "none"]
+)
+def test_merges_are_saved_in_the_form_that_is_read_faster_where_it_means_the_same(tmp_path: Path, pieces: list[str]) -> None:
+    merges = {"ab": ("a", "b"), "abc": ("ab", "c"), "a b": ("a ", "b"), "#version x": ("#version", " x")}
+    letters = dict.fromkeys([*LETTERS, "a ", "#version", " x", *pieces])
+    words = {piece: i for i, piece in enumerate(letters)}
+    made = tokenizers.Tokenizer(models.BPE(words, [merges[piece] for piece in pieces]))
+    source = _saved(tmp_path / "source", made)
+    Tokenizer(source, 99).save(tmp_path / "saved.json")
+    saved = json.loads((tmp_path / "saved.json").read_text())["model"]["merges"]
+    assert [type(merge) for merge in saved] == ([str] * 2 if pieces == ["ab", "abc"] else [list] * len(pieces))
+    again = Tokenizer(str(tmp_path / "saved.json"), 99)
+    for text in ("abcab", "a ba b", "#version x"):
+        assert again.tokens([text], "") == Tokenizer(source, 99).tokens([text], "")

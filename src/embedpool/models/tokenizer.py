@@ -90,8 +90,21 @@ class Tokenizer:
         self._tokenizer = _Tokenizer.from_str(json.dumps(data))
 
     def save(self, path: Path) -> None:
-        """Writes it as tokenizer.json, without what a text's encoding does not need."""
-        path.write_text(self._tokenizer.to_str(), encoding="utf-8")
+        """Writes it as tokenizer.json, without what a text's encoding does not need, in the form that is read fastest."""
+        path.write_text(_quick_to_read(self._tokenizer.to_str()), encoding="utf-8")
+
+
+def _quick_to_read(text: str) -> str:
+    """A tokenizer.json with its merges as "a b", as they were before 2024, instead of ["a", "b"]: a quarter less time to read
+    (Gemma, 514,906 merges: 0.86 and 0.66 s of processor time). As it was where a piece has a space, or where it means anything
+    else."""
+    data = json.loads(text)
+    merges = data["model"].get("merges") or []
+    if not merges or any(" " in piece for pair in merges for piece in pair):
+        return text
+    data["model"]["merges"] = [" ".join(pair) for pair in merges]
+    shorter = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return shorter if _Tokenizer.from_str(shorter).to_str() == text else text
 
 
 def _whole(sequence: str) -> dict[str, object]:

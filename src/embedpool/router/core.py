@@ -189,6 +189,7 @@ class Core:
         self.counters.requests += 1
         ask = event.ask
         interactive = self.rules.is_interactive(ask)
+        self.load.asked(session, interactive, now)
         tally = self.tally.interactive if interactive else self.tally.bulk
         tally.requests += 1
         refusal = self._refusal(session, ask, event.nbytes)
@@ -374,7 +375,8 @@ class Core:
         line = self._line(urgent)
         while line and late(line.first()):
             self._refuse_expired(line.first(), out)
-        slices = self.queue.take(line, self.cost, self.rules.slice_ms, MAX_JOB_ROWS, late)
+        slice_ms = self.load.slice_ms(urgent, self.cost, self.rules, self._now)
+        slices = self.queue.take(line, self.cost, slice_ms, MAX_JOB_ROWS, late)
         for piece in slices:
             piece.request.in_jobs += 1
         along = self.alike.along(slices, MAX_JOB_ROWS)

@@ -5,7 +5,7 @@ Rules
 2. The two classes are two lines. Which of them a worker is given from is the core's business, and which job runs first the
    worker's (worker.turns): an urgent one overtakes, but a bulk micro-batch gives way a few times only, so neither starves.
 3. Within a class, sessions take turns, a job's rows each; within a session, requests go in the order of their arrival.
-4. A job is at most `slice_ms` of estimated work, except a single row that alone is more.
+4. A job is at most `slice_ms` of estimated work (load.slice_ms says how much that is now), except a single row that is more.
 5. Rows of one request are handed out longest first, so that rows of like length share a job and little is padded.
 6. What is held counts: rows that wait or follow, and the bytes of their requests; units are those of rows that wait.
 """

@@ -6,8 +6,9 @@ Rules
 1. Nothing happens while it changes: a power mode takes cores away one after the other, and each would be a plan of its own.
 2. A worker whose core is gone goes on where the kernel puts it, slower, until another one is ready on the core of the new plan.
    Those that are too many do what they have in hand and end. So no request fails, and the pool is never without a worker.
-3. A worker whose cores are the same in the new plan is left alone, if it is still pinned to them. Where a core went and came
-   back, or a cpuset changed, the kernel has widened the mask for good (sched_setaffinity(2), cpuset(7)): another takes over.
+3. A worker whose cores are the same in the new plan is left alone, if it is still pinned to them, or to some of them (a library
+   may pin a thread more narrowly while it runs). Where a core went and came back, or a cpuset changed, the kernel has widened
+   the mask for good (sched_setaffinity(2), cpuset(7)): another takes over.
 4. A reload goes first: it plans for itself.
 """
 
@@ -76,7 +77,7 @@ class Replan:
 
     def _look_at_pins(self) -> None:
         slots = [slot for slot in self._supervisor.workers if slot.ready and slot.cores]
-        holds = {slot.worker: _affinity(slot) == frozenset(slot.cores) for slot in slots}
+        holds = {slot.worker: _affinity(slot) <= frozenset(slot.cores) for slot in slots}
         self._pinned = {worker for worker, held in holds.items() if held or worker in self._pinned}
         self._lost = {worker for worker in self._pinned if not holds[worker]}
 
@@ -96,6 +97,8 @@ class Replan:
         if elsewhere is None or not quiet or (elsewhere is self._moved and now < self._again_at):
             return
         self._moved, self._again_at = elsewhere, now + AGAIN_S
+        where = serving.cores(elsewhere.index)
+        log.info("%s is not on its cores %s: another takes its place", elsewhere.name, where, extra={"event": "moved"})
         supervisor.relieve(elsewhere)
 
     def _is_elsewhere(self, slot: Slot) -> bool:
