@@ -48,7 +48,7 @@ emulated() { # CPU COMMAND: in the root, on a core of that kind
     # qemu before 8.2 shows the host's /proc/cpuinfo, at which ONNX Runtime's own reading of it ends in a segmentation fault: the
     # emulated core's is laid over it, made from what the emulated kernel tells every process (HWCAP).
     local cpu=$1 cpuinfo=$place/out/cpuinfo-$1
-    local into=(nice -n 10 env -i PATH=/opt/venv/bin:/usr/bin:/bin HOME=/root LANG=C.UTF-8 QEMU_CPU="$cpu" PIP_NO_INDEX=1
+    local into=(nice -n 10 env -i PATH=/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 QEMU_CPU="$cpu" PIP_NO_INDEX=1
         PIP_FIND_LINKS=/wheels PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis
         chroot "$place/root" sh -c)
     [ -s "$cpuinfo" ] || "${into[@]}" "python3 /src/bench/aarch64_cpuinfo.py" >"$cpuinfo"
