@@ -24,6 +24,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/bulk.py
 	$(BIN)/python bench/models.py
+	$(BIN)/python bench/queries.py
 	$(BIN)/python bench/mixed.py
 	$(BIN)/python bench/chaos.py
 	$(BIN)/python bench/overload.py

@@ -21,7 +21,8 @@ PICTURES = ("quality", "growth")
 
 def table() -> str:
     """The numbers as Markdown."""
-    rows = [*of_overhead(), *of_router(), *of_bulk(), *of_quality(result("quality")["results"]), *of_mixed(), *of_chaos()]
+    rows = [*of_overhead(), *of_router(), *of_bulk(), *of_quality(result("quality")["results"])]
+    rows += [*of_queries(), *of_mixed(), *of_chaos()]
     rows += [*of_recovery(), *of_overload(), *of_delivery(), *of_memory(), *of_startup(), *of_growth(), *of_gateway()]
     rows += of_bridge()
     found = markdown(("what", "median", "repeats from – to", "goal"), rows)
@@ -77,6 +78,20 @@ def of_mixed() -> list[Row]:
         ("the same in ms: p50 and p95 alone, and beside bulk", in_ms, "", ""),
         ("bulk beside those queries, of what they leave it", f"{found['bulk_kept']:.0%}", spread(kept), "≥ 80 %"),
     ]
+
+
+def of_queries() -> list[Row]:
+    found = result("queries")["results"]["models"]
+    rows: list[Row] = []
+    for label, one in found.items():
+        names = list(one["goal_ms"])
+        what = f"{one['per_s']:g} queries/s, {label}: {', '.join(names)}"
+        taken = ", ".join(f"{one['ms'][name]:.1f}" for name in names)
+        last = names[-1]
+        between = f"{last} {spread([repeat[last] for repeat in one['ms_of_each_repeat']])}"
+        goal = ", ".join(f"{ms:g}" for ms in one["goal_ms"].values())
+        rows.append((what, f"{taken} ms", between, f"≤ {goal} ms"))
+    return rows
 
 
 def of_chaos() -> list[Row]:

@@ -104,6 +104,11 @@ class Config:
         choices=("auto", "plain", "json", "journal"),
     )  # fmt: skip
 
+    traces: str = _row(
+        "off", "", "OpenTelemetry spans of requests: to a collector, as OTEL_* variables say, or to stderr; see docs/traces.md",
+        choices=("off", "otlp", "console"),
+    )  # fmt: skip
+
     def runtime_path(self) -> Path:
         """The runtime directory of this pool."""
         return Path(self.runtime_dir).absolute() if self.runtime_dir else default_runtime_dir()
@@ -271,6 +276,25 @@ def _is_there(path: Path) -> bool:
 def journal_stream(environ: Mapping[str, str] | None = None) -> str:
     """DEVICE:INODE of the journal, where systemd has connected a process to it; else "" (systemd.exec(5))."""
     return (os.environ if environ is None else environ).get("JOURNAL_STREAM", "")
+
+
+def traces_begin_here(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether a request without a trace's context begins one: not where OTEL_TRACES_SAMPLER leaves all of these out."""
+    sampler = (os.environ if environ is None else environ).get("OTEL_TRACES_SAMPLER", "")
+    return sampler.strip().lower() not in ("always_off", "parentbased_always_off")
+
+
+def traces_protocol(environ: Mapping[str, str] | None = None) -> str:
+    """In which spans are wanted: the more special one of OpenTelemetry's two variables, else its default."""
+    environ = os.environ if environ is None else environ
+    names = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    return next((environ[name] for name in names if environ.get(name)), "http/protobuf")
+
+
+def most_waiting_spans(environ: Mapping[str, str] | None = None) -> int:
+    """OTEL_BSP_MAX_QUEUE_SIZE, OpenTelemetry's default where that is no number above 0."""
+    said = (os.environ if environ is None else environ).get("OTEL_BSP_MAX_QUEUE_SIZE", "")
+    return int(said) if said.isdecimal() and int(said[:9]) > 0 else 2048
 
 
 def visible_gpus(environ: Mapping[str, str] | None = None) -> str | None:

@@ -13,14 +13,13 @@ checks types again. The router trusts a worker (it started it); it trusts no cli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgpack
 import msgspec
 from msgspec import Meta, Struct
 
-from embedpool.errors import BadText, ProtocolError, VersionMismatch
+from embedpool.errors import ProtocolError, VersionMismatch
 from embedpool.shm.layout import DTYPES, Dtype
 
 VERSION = 1
@@ -31,13 +30,13 @@ MAX_BUDGET_MS = 86_400_000.0  # a day
 MAX_TEXTS = 1 << 17  # in one message, whatever the configuration: checked before a single one is decoded
 FAULT_BYTES = 1 << 16  # how much of a rejected message is read once more, to say what is wrong with it
 
-
 Id = Annotated[int, Meta(ge=0, le=MAX_I64)]
 Count = Annotated[int, Meta(ge=0, le=MAX_I64)]
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS)]
 Sentence = Annotated[str, Meta(max_length=MAX_MESSAGE_CHARS)]
 Path = Annotated[str, Meta(max_length=4096)]
 Milliseconds = Annotated[float, Meta(ge=0.0, le=1e12)]
+Moment = Annotated[float, Meta(ge=0.0, le=1e12)]  # seconds of CLOCK_MONOTONIC
 Priority = Literal["auto", "interactive", "bulk"]
 Truncate = bool | Literal["left", "right"]  # True: right. The side that is cut off
 
@@ -67,6 +66,7 @@ class Embed(_Message, frozen=True, tag="embed"):
     `offset` None asks for inline vectors; `model` "" is the pool's only one; `dim` 0 is the model's own; `budget_ms` is
     how long the answer is of use, counted from `sent_s`, the sender's CLOCK_MONOTONIC (0: from the arrival). `prompt_name` is
     one of the model's, `prompt` any text put before each text; `titles` has one per text, for prompts that take a title.
+    `traceparent` and `tracestate` are W3C Trace Context's: the span in which the client asks. What is none is ignored.
     """
 
     id: Id
@@ -82,7 +82,9 @@ class Embed(_Message, frozen=True, tag="embed"):
     dtype: Dtype = "float32"
     prompt: str | None = None
     titles: Annotated[tuple[str, ...], Meta(max_length=MAX_TEXTS)] = ()
-    sent_s: Annotated[float, Meta(ge=0.0, le=1e12)] = 0.0
+    sent_s: Moment = 0.0
+    traceparent: Name = ""
+    tracestate: Name = ""
 
 
 class Cancel(_Message, frozen=True, tag="cancel"):
@@ -221,12 +223,13 @@ class Part(_Record, frozen=True):
 
 class Job(_Message, frozen=True, tag="job"):
     """`urgent` jobs overtake others, and interrupt what a worker runs. `repeats` names a job that this worker has just done,
-    whose vectors are those of this one's texts (0: none)."""
+    whose vectors are those of this one's texts (0: none). `timed`: a trace wants to know when it began and ended."""
 
     id: Id
     parts: tuple[Part, ...]
     urgent: bool = False
     repeats: Id = 0
+    timed: bool = False
 
 
 class Failure(_Record, frozen=True):
@@ -249,7 +252,8 @@ class Run(_Record, frozen=True, array_like=True):
 
 class Done(_Message, frozen=True, tag="done"):
     """A job's end. `tokens` has one count per part; `run_ms` is the time from taking the job up to its last row, without that
-    of jobs that overtook it; `tokenize_ms` is the part of it before the model's first run."""
+    of jobs that overtook it; `tokenize_ms` is the part of it before the model's first run. A `timed` job's says when it was
+    taken up and when its last row was written."""
 
     id: Id
     run_ms: Milliseconds
@@ -257,6 +261,8 @@ class Done(_Message, frozen=True, tag="done"):
     failures: tuple[Failure, ...] = ()
     runs: tuple[Run, ...] = ()
     tokenize_ms: Milliseconds = 0.0
+    began_s: Moment = 0.0
+    ended_s: Moment = 0.0
 
 
 class Forget(_Message, frozen=True, tag="forget"):
@@ -332,15 +338,3 @@ def _is_utf8(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def check_texts(texts: Sequence[Any]) -> None:
-    """Raises BadText naming the first row that is not a string, or has a lone surrogate and so no UTF-8 form."""
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise BadText(f"text {row} is of type {type(text).__name__}, not str", row=row)
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise BadText(f"text {row} has a lone surrogate, which is not valid Unicode text", row=row) from None

@@ -78,6 +78,7 @@ PLACES = {
     "hdrh": {"bench/recording.py"},
     "matplotlib": {"bench/plot.py"},
     "torch": {"integrations/sentence_transformers.py"},
+    "opentelemetry": {"traces/exporting.py", "traces/spans.py"},
 }
 PURE = [
     "bench/compare.py",
@@ -86,6 +87,7 @@ PURE = [
     "bench/search.py",
     "client/arena.py",
     "client/core.py",
+    "client/strings.py",
     "doctor/checks.py",
     "doctor/facts.py",
     "doctor/machine_checks.py",
@@ -108,6 +110,7 @@ PURE = [
     "router/state.py",
     "router/suspects.py",
     "router/tally.py",
+    "router/traces.py",
     "shm/layout.py",
     "shm/room.py",
     "shm/rows.py",
@@ -123,6 +126,9 @@ PURE = [
     "top/screen.py",
     "top/view.py",
     "top/words.py",
+    "traces/context.py",
+    "traces/records.py",
+    "traces/stages.py",
     "worker/batching.py",
     "worker/formats.py",
 ]
@@ -214,7 +220,7 @@ def test_a_pure_module_builds_on_no_module_that_owns_a_socket_or_a_mapping(modul
 
 
 GATEWAY_KNOWS = re.compile(
-    r"embedpool\.(__version__|(client|errors|gateway|lifeline|logs|memory|metrics|naming|protocol)(\..+)?)"
+    r"embedpool\.(__version__|(client|errors|gateway|lifeline|logs|memory|metrics|naming|protocol|traces\.context)(\..+)?)"
 )
 
 

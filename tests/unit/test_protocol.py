@@ -19,8 +19,9 @@ from msgspec import inspect
 from msgspec.structs import astuple, replace
 
 from embedpool import protocol as wire
+from embedpool.client.strings import check_texts
 from embedpool.errors import BadText, ProtocolError, VersionMismatch
-from embedpool.protocol import MAX_I64, VERSION, Embed, Hello, Refused, check_texts, decode, encode
+from embedpool.protocol import MAX_I64, VERSION, Embed, Hello, Refused, decode, encode
 
 _CLASSES: tuple[type[Any], ...] = get_args(wire.Message)
 _FUZZ = settings(
@@ -264,7 +265,7 @@ def test_unknown_fields_are_ignored_and_a_budget_may_be_a_whole_number() -> None
 def test_what_is_left_out_has_the_value_that_the_wire_promises() -> None:
     assert astuple(decode(msgpack.packb(_ASK))) == (
         *(7, ("a", "b"), None, 30_000.0, "", None, 0, True, True, "auto"),
-        *("float32", None, (), 0.0),
+        *("float32", None, (), 0.0, "", ""),
     )
     card = {"name": "m", "dim": 4, "max_tokens": 9, "fingerprint": "f"}
     welcome = {"kind": "welcome", "version": 1, "limits": dict.fromkeys(wire.Limits.__struct_fields__, 1), "models": [card]}

@@ -18,9 +18,10 @@ import zmq
 
 from embedpool import errors
 from embedpool.client.arena import Lease, Vectors
-from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, Answer, ClientCore, Options, Ticket, as_strings
+from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, Answer, ClientCore, Options, Ticket
 from embedpool.client.documents import CHUNKS_AHEAD, Assembly, Keywords, options_of
 from embedpool.client.link import nobody_at, open_link, own_name, receive, send
+from embedpool.client.strings import as_strings
 from embedpool.client.sync import CLOSED, CONNECT_S, SEGMENT_BYTES
 from embedpool.config import find_endpoint
 from embedpool.edge import descriptor

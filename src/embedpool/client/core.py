@@ -11,7 +11,7 @@ Rules
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
@@ -21,6 +21,7 @@ import numpy as np
 from embedpool import errors
 from embedpool import protocol as wire
 from embedpool.client.arena import Arena, Lease, Mapping, Vectors
+from embedpool.client.strings import as_strings, check_texts, is_unicode
 from embedpool.errors import EmbedpoolError
 from embedpool.protocol import Embed, Limits, ModelCard, Priority, Truncate
 from embedpool.shm.layout import Dtype, room_bytes
@@ -44,6 +45,8 @@ class Options:
     dtype: Dtype = "float32"
     prompt: str | None = None
     titles: tuple[str, ...] = ()
+    traceparent: str = ""
+    tracestate: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -121,7 +124,7 @@ class ClientCore:
 
     def check(self, texts: Sequence[str], options: Options) -> int:
         """The dimension of the answer. Raises BadRequest (or a child of it) for what the pool would refuse anyway."""
-        wire.check_texts(texts)
+        check_texts(texts)
         card = self.card(options.model)
         if not 0 <= options.dim <= card.dim:
             raise errors.BadDimension(f"dim {options.dim} is not from 1 to {card.dim}, the dimension of {card.name}")
@@ -183,6 +186,8 @@ class ClientCore:
                 options.prompt,
                 options.titles,
                 now,
+                options.traceparent,
+                options.tracestate,
             )
         )
         if len(frame) > self.limits.request_bytes:
@@ -325,25 +330,3 @@ class ClientCore:
             ticket.waker.set()
         if ticket.on_done is not None:
             ticket.on_done()
-
-
-def is_unicode(text: object) -> bool:
-    """Whether it is a string that has a UTF-8 form."""
-    try:
-        return isinstance(text, str) and (text.isascii() or text.encode() is not None)
-    except UnicodeEncodeError:
-        return False
-
-
-def as_strings(texts: Iterable[str], what: str = "texts") -> tuple[str, ...]:
-    """The texts as plain strings: children of str (numpy's, for one) are not what msgspec encodes. Raises BadRequest for one
-    string, which is a sequence of strings too, and for what is no sequence."""
-    if isinstance(texts, str):
-        raise errors.BadRequest(f"{what} is one string: give a list of strings")
-    try:
-        texts = tuple(texts)
-    except TypeError:
-        raise errors.BadRequest(f"{what} is a list of strings, not {texts!r}") from None
-    if set(map(type, texts)) <= {str}:
-        return texts
-    return tuple(str(text) if isinstance(text, str) else text for text in texts)

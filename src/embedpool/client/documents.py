@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypedDict
 
+from embedpool.client.ambient import current
 from embedpool.client.arena import Lease, Vectors
-from embedpool.client.core import Options, Ticket, as_strings
+from embedpool.client.core import Options, Ticket
+from embedpool.client.strings import as_strings
 from embedpool.errors import BadRequest, EmbedpoolError, ModelChanged
 from embedpool.protocol import Limits, Priority, Truncate
 from embedpool.shm.layout import DTYPES, Dtype, room_bytes
 from embedpool.shm.rows import empty
+from embedpool.traces.context import passed_on
 
 CHUNK_ROWS = 128  # enough to sort by length within; few enough for a bar that moves
 CHUNK_CHARS = 1 << 20
@@ -34,13 +37,20 @@ class Keywords(TypedDict, total=False):
     dtype: Dtype
     prompt: str | None
     titles: Sequence[str]
+    traceparent: str
+    tracestate: str
 
 
 DEFAULTS = Options()
 
 
 def options_of(keywords: Keywords) -> Options:
-    """Raises BadRequest for a keyword that does not exist or has a value of the wrong kind."""
+    """What is not said of a trace is the current span's, where there is one: looked for once per call, in the caller's thread
+    or task. Raises BadRequest for a keyword that does not exist or has a value of the wrong kind."""
+    if "traceparent" in keywords:
+        keywords = {**keywords, **_passed_on(keywords)}
+    elif span := current():
+        keywords = {**keywords, "traceparent": span[0], "tracestate": span[1]}
     if not keywords:
         return DEFAULTS
     unknown = set(keywords) - set(Keywords.__annotations__)
@@ -64,6 +74,14 @@ def options_of(keywords: Keywords) -> Options:
     if type(options.dim) is not int or options.dim < 0:
         raise BadRequest(f"dim is a whole number, not {options.dim!r}")
     return options
+
+
+def _passed_on(keywords: Keywords) -> Keywords:
+    given = (keywords.get("traceparent", ""), keywords.get("tracestate", ""))
+    if not all(isinstance(text, str) for text in given):
+        raise BadRequest(f"traceparent and tracestate are strings, not {given!r}")
+    traceparent, tracestate = passed_on(*given)
+    return {"traceparent": traceparent, "tracestate": tracestate}
 
 
 @dataclass(slots=True, eq=False)

@@ -29,9 +29,10 @@ import zmq
 
 from embedpool import errors
 from embedpool.client.arena import Lease, Vectors
-from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, Answer, ClientCore, Options, Ticket, as_strings
+from embedpool.client.core import GONE_AFTER_S, PING_AFTER_S, Answer, ClientCore, Options, Ticket
 from embedpool.client.documents import CHUNKS_AHEAD, Assembly, Keywords, options_of
 from embedpool.client.link import no_descriptor, nobody_at, open_link, own_name, receive, send
+from embedpool.client.strings import as_strings
 from embedpool.config import find_endpoint
 from embedpool.edge import descriptor
 from embedpool.errors import EmbedpoolError, NotRunning, TimedOut
@@ -94,7 +95,8 @@ class Client:
         Keywords: `model` (a name, default the pool's only one), `prompt_name` (one of the model's prompts), `dim` (the first
         dim values, then normalised), `normalize`, `truncate` (False refuses texts longer than the model reads; "left" cuts off
         their beginning), `priority` ("interactive" or "bulk"; by default few texts are interactive), `prompt` (any text to
-        put before each), `titles` (one per text, for a `prompt_name` that takes a title), `dtype`:
+        put before each), `titles` (one per text, for a `prompt_name` that takes a title), `traceparent` and `tracestate`
+        (W3C's; by default those of OpenTelemetry's current span, if there is one: docs/traces.md), `dtype`:
 
         "float16": float16[n, dim]. "int8", "uint8": records [n] with `values` (int8 or uint8[dim]), `scale` and `shift`; the
         vector is values * scale + shift (embedpool.dequantized). "binary", "ubinary": one bit per value, set where it is

@@ -13,10 +13,12 @@ import msgspec
 from msgspec import Struct
 from starlette.requests import ClientDisconnect, Request
 
+from embedpool.client.ambient import current
 from embedpool.client.documents import Keywords
 from embedpool.errors import BadRequest, Cancelled
 from embedpool.gateway.options import Options
 from embedpool.protocol import Priority
+from embedpool.traces.context import passed_on
 
 Kind = Literal["key", "path", "method", "media", "large", "slow", "syntax", "shape"]
 STATUS: dict[Kind, int] = {
@@ -120,6 +122,9 @@ def wishes(headers: Mapping[str, str], asked: Asked, options: Options, now: floa
     prompt_name = asked.prompt_name if asked.prompt_name is not None else headers.get("x-embedpool-prompt-name")
     if prompt_name is not None:
         keywords["prompt_name"] = prompt_name
+    traceparent, tracestate = passed_on(headers.get("traceparent", ""), headers.get("tracestate", ""))
+    if traceparent and current() is None:  # else this gateway is traced itself, and its span is the nearer one
+        keywords["traceparent"], keywords["tracestate"] = traceparent, tracestate
     return Wishes(now + _timeout_s(headers, asked, options), keywords)
 
 

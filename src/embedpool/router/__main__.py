@@ -1,4 +1,6 @@
-"""Entry of the router process: `python -m embedpool.router SPEC_JSON LINK_FD`, started by the supervisor only."""
+"""Entry of the router process: `python -m embedpool.router SPEC_JSON LINK_FD [RECORDS_FD]`, started by the supervisor only.
+
+With RECORDS_FD there is a tracer, which reads its other end."""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import socket
 import sys
 
 from embedpool import logs
+from embedpool.router.outlet import Outlet
 from embedpool.router.server import Server
 from embedpool.router.spec import RouterSpec
 
@@ -24,8 +27,9 @@ def main() -> None:
     logs.begin("embedpool router", spec.log_format)
     link = socket.socket(fileno=int(sys.argv[2]))
     link.setblocking(False)
+    outlet = Outlet(socket.socket(fileno=int(sys.argv[3])), spec.trace_roots) if sys.argv[3:] else None
     gc.freeze()  # what was imported lives for ever: keep the collector from walking it
-    Server(spec, link).run()
+    Server(spec, link, outlet).run()
 
 
 if __name__ == "__main__":

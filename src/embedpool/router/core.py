@@ -59,6 +59,7 @@ from embedpool.router.retries import Retries
 from embedpool.router.state import Counters, Job, Request, Session, Slice, Worker
 from embedpool.router.suspects import Suspects
 from embedpool.router.tally import ClassTally, Tally
+from embedpool.router.traces import Traces
 from embedpool.shm.layout import room_bytes
 
 SWEEP_S = 0.02  # how often requests are looked at for having expired and workers for being hung
@@ -72,11 +73,12 @@ SOON_S = 250e-6  # edge.SOON_S, which this module must not import: it knows no s
 
 class Core:
     """See the module's rules. `first_job` differs from one router process to the next, so that a worker's late answer to
-    a router that died never names a job of its successor."""
+    a router that died never names a job of its successor. `traces` takes records of requests, None where nobody wants any."""
 
-    def __init__(self, model: ModelCard, rules: Admission, first_job: int = 0) -> None:
+    def __init__(self, model: ModelCard, rules: Admission, first_job: int = 0, traces: Traces | None = None) -> None:
         self.model = model
         self.rules = rules
+        self.traces = traces
         self.cost = CostModel(model.max_tokens)
         self.queue = Queue()
         self.alike = Alike()
@@ -128,7 +130,7 @@ class Core:
     def _other(self, event: Event, out: list[Action]) -> None:
         match event:
             case Joined():
-                self.workers[event.worker] = Worker()
+                self.workers[event.worker] = Worker(index=event.index)
                 self.failed = ""  # a reload has mended what kept workers from starting
                 self.load.count(self.workers)
                 self.cost.seed(event.unit_ms)
@@ -194,24 +196,35 @@ class Core:
         tally.requests += 1
         refusal = self._refusal(session, ask, event.nbytes)
         if refusal is not None:
-            self._reply(event.session, refusal, tally, out)
+            self._at_once(event, refusal, interactive, out)
             return
         dim = ask.dim or self.model.dim
         if not ask.texts:
             tally.answer(0, 0, (0.0, 0.0, 0.0), 0.0)
-            self._reply(event.session, Vectors(ask.id, 0, dim, 0, self.model.fingerprint, ask.offset is None), tally, out)
+            answer = Vectors(ask.id, 0, dim, 0, self.model.fingerprint, ask.offset is None)
+            self._at_once(event, answer, interactive, out)
             return
         request = self._request(session, event, dim, interactive, now)
         late = self.load.too_late(request, self.cost, self.rules, now) if self.workers else None
         if late is not None and not self.alike.leads_none(request):
-            self._reply(event.session, late, tally, out)
+            self._at_once(event, late, interactive, out)
             return
+        if self.traces is not None:
+            request.trace = self.traces.begun(ask, self.model.name, interactive, now)
         if ask.offset is None:
             request.inline = bytearray(room_bytes(len(ask.texts), dim, ask.dtype))
             session.inline_bytes += len(request.inline)
         session.open[ask.id] = request
         self.alike.admit(request)
         self.queue.add(request)
+
+    def _at_once(self, event: Asked, answer: Vectors | Refused, interactive: bool, out: list[Action]) -> None:
+        """The answer of a request that is not admitted."""
+        if self.traces is not None:
+            trace = self.traces.begun(event.ask, self.model.name, interactive, self._now)
+            if trace is not None:
+                trace.ended(answer, self._now)
+        self._reply(event.session, answer, self.tally.of(interactive), out)
 
     def _request(self, session: Session, event: Asked, dim: int, interactive: bool, now: float) -> Request:
         ask = event.ask
@@ -279,6 +292,8 @@ class Core:
         session.inline_bytes -= len(request.inline or b"")
         tally = self.tally.interactive if request.interactive else self.tally.bulk
         if request.refusal is not None:
+            if request.trace is not None:
+                request.trace.ended(request.refusal, self._now)
             self._reply(session.key, request.refusal, tally, out)
             return
         self.counters.rows += len(ask.texts)
@@ -287,6 +302,8 @@ class Core:
         took = (queue_ms, request.tokenize_ms, request.run_ms)
         tally.answer(len(ask.texts), request.tokens, took, (self._now - request.arrived_at) * 1e3)
         answer = Vectors(ask.id, len(ask.texts), request.dim, request.tokens, self.model.fingerprint, inline, *took)
+        if request.trace is not None:
+            request.trace.ended(answer, self._now)
         self._reply(session.key, answer, tally, out, request.inline or b"")
 
     def _reply(
@@ -306,6 +323,8 @@ class Core:
         session.closed = True
         for request in session.open.values():
             self.tally.of(request.interactive).dropped += 1
+            if request.trace is not None:
+                request.trace.ended(None, self._now)
             self._stop_waiting(request)  # rows in a worker's hands finish into a segment that nobody reads
         self._lead_anew(self.alike.left(self.retries.drop_abandoned()))
 
@@ -410,7 +429,8 @@ class Core:
             if len(worker.jobs) > 1:
                 worker.jobs[1].chained = False
         self.counters.jobs += 1
-        out.append(SendJob(number, message(job)))
+        timed = self.traces is not None and any(piece.request.trace is not None for piece in job.slices)
+        out.append(SendJob(number, message(job, timed)))
 
     def _start_clock(self, job: Job, now: float) -> None:
         """The job runs now, or goes on after another one."""
@@ -448,6 +468,8 @@ class Core:
         for i, piece in enumerate(job.slices):
             tokens = event.done.tokens[i] if i < len(event.done.tokens) else 0
             payload = rows_done(piece, job, event.done, tokens, payload)
+            if piece.request.trace is not None:
+                piece.request.trace.computed(worker.index, len(piece.rows), tokens, event.done, (job.began_at, now))
             self.counters.tokens += tokens
             self._piece_ended(piece, failures.get(i), out)
         orphans = self.alike.left(job.slices)

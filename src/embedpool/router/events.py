@@ -43,10 +43,11 @@ class CancelAsked:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A worker can take jobs; `worker` is a number never used before in this pool."""
+    """A worker can take jobs; `worker` is a number never used before in this pool, `index` its place in it."""
 
     worker: int
     unit_ms: float
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from embedpool.router.state import Job, Slice
 from embedpool.shm.layout import row_bytes
 
 
-def message(job: Job) -> wire.Job:
+def message(job: Job, timed: bool = False) -> wire.Job:
     """The job as its worker is told of it."""
-    return wire.Job(job.id, tuple([_part(piece) for piece in job.slices]), job.urgent, job.repeats)
+    return wire.Job(job.id, tuple([_part(piece) for piece in job.slices]), job.urgent, job.repeats, timed)
 
 
 def _part(piece: Slice) -> wire.Part:

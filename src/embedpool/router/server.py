@@ -26,6 +26,7 @@ from embedpool.router import events as ev
 from embedpool.router.core import Core
 from embedpool.router.descriptors import Descriptors, limit_of
 from embedpool.router.door import Door, open_descriptors
+from embedpool.router.outlet import Outlet
 from embedpool.router.sessions import Sessions
 from embedpool.router.sockets import QUEUED_ANSWERS, UNREAD_REQUESTS, receive, router_socket, send
 from embedpool.router.spec import RouterSpec
@@ -42,12 +43,13 @@ DOORS_S = 0.002  # how often doors are looked at while the loop never sleeps; a 
 class Server:
     """Owns sockets, sessions and core. `run` returns when the supervisor's end of `link` is closed."""
 
-    def __init__(self, spec: RouterSpec, link: socket.socket) -> None:
+    def __init__(self, spec: RouterSpec, link: socket.socket, outlet: Outlet | None = None) -> None:
         self.spec = spec
         self.link = link
+        self.outlet = outlet
         self.id = int.from_bytes(os.urandom(6), "big")
         # Job numbers start at a random place: a worker's late answer to a router that died names no job of this one.
-        self.core = Core(spec.model, spec.admission, first_job=self.id << 14)
+        self.core = Core(spec.model, spec.admission, self.id << 14, outlet.traces if outlet is not None else None)
         self.descriptors = Descriptors(_descriptors(spec), open_descriptors)
         self.doors: list[Door] = []
         self.sessions = Sessions(
@@ -92,6 +94,8 @@ class Server:
             self._loop()
         finally:
             self.sessions.close_all()
+            if self.outlet is not None:
+                self.outlet.flush()
             context.destroy(linger=200)
             for endpoint in (self.spec.endpoint, self.spec.workers_endpoint):
                 if endpoint.startswith("ipc://"):
@@ -138,6 +142,8 @@ class Server:
                 door.look()
         if now >= self._upkeep_at:
             self._upkeep(now)
+        if self.outlet is not None:
+            self.outlet.flush_full()
         due = self.core.next_deadline()
         if due is not None and due <= now:
             self._handle(ev.Tick())
@@ -238,6 +244,8 @@ class Server:
     def _upkeep(self, now: float) -> None:
         self._upkeep_at = now + UPKEEP_S
         control.say(self.link, control.Alive())
+        if self.outlet is not None:
+            self.outlet.flush()
         busy = {key for key, session in self.core.sessions.items() if session.open}
         for key in self.sessions.gone(now, busy):
             self._close(key, "its client is gone")
@@ -275,7 +283,7 @@ class Server:
             control.say(self.link, control.WorkerWaits(number))
             return
         ready = self.waiting.pop(number)
-        self._handle(ev.Joined(number, ready.unit_ms))
+        self._handle(ev.Joined(number, ready.unit_ms, self.spawned[number].index))
         control.say(self.link, control.WorkerJoined(number))
 
     # ── supervisor ──

@@ -26,6 +26,7 @@ class RouterSpec:
     session_idle_s: float
     pool: dict[str, str]  # shown in status as it is
     log_format: str = "auto"
+    trace_roots: bool = True  # whether what comes without a trace's context begins a trace, where there is a tracer
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()

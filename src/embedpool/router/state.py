@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from embedpool.protocol import Embed, Refused
+from embedpool.router.traces import Trace
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +47,7 @@ class Request:
     run_ms: float = 0.0
     inline: bytearray | None = None
     refusal: Refused | None = None
+    trace: Trace | None = None  # of a request whose trace is recorded
 
     @property
     def abandoned(self) -> bool:
@@ -116,6 +118,7 @@ class Worker:
     killed: bool = False
     retiring: bool = False
     given: int = 0  # the number of its last job
+    index: int = 0  # its place in the pool
     jobs_done: int = 0
     rows_done: int = 0
     busy_s: float = 0.0  # with a job in hand, up to `busy_at`

@@ -47,6 +47,7 @@ def status(server: Server) -> dict[str, Any]:
         "counters": asdict(core.counters),
         "classes": {"interactive": core.tally.interactive.facts(), "bulk": core.tally.bulk.facts()},
         "runs": core.tally.runs.facts(),
+        "traces": server.outlet.facts() if server.outlet is not None else None,
     }
 
 

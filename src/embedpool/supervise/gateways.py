@@ -95,7 +95,7 @@ def _check(config: Config) -> None:
     if config.grpc and not config.http:
         raise ConfigError("grpc is served by the HTTP processes: give --http too")
     for wanted, names, extra in ((config.http, NEEDED, "http"), (config.grpc, OF_GRPC, "grpc")):
-        missing = [name for name in names if wanted and not _is_there(name)]
+        missing = [name for name in names if wanted and not is_there(name)]
         if missing:
             raise ConfigError(f"{extra} needs {', '.join(missing)}: pip install 'embedpool[{extra}]'")
     for name in words(config.http_compat):
@@ -105,7 +105,8 @@ def _check(config: Config) -> None:
         read_keys(config.http_api_key_file)
 
 
-def _is_there(library: str) -> bool:
+def is_there(library: str) -> bool:
+    """Whether it is installed. Loads nothing but the packages that it is in."""
     try:
         return importlib.util.find_spec(library) is not None
     except ModuleNotFoundError:  # not even the package that it is in

@@ -164,7 +164,7 @@ class Reload:
 
 
 def _fixed(config: Config) -> dict[str, object]:
-    """What a router that runs cannot change: where it listens, how long a message its socket takes, how it logs."""
+    """What a router that runs cannot change: where it listens, how long a message its socket takes, how it logs, its tracer."""
     return {
         "endpoint": config.endpoint_url(),
         "runtime_dir": str(config.runtime_path()),
@@ -173,4 +173,5 @@ def _fixed(config: Config) -> dict[str, object]:
         "grpc": config.grpc,
         "http_workers": config.http_workers,
         "log_format": config.log_format,
+        "traces": config.traces,
     }

@@ -19,6 +19,7 @@ from embedpool.supervise.replan import planned
 from embedpool.supervise.resolving import Resolving
 from embedpool.supervise.slots import Generation
 from embedpool.supervise.supervisor import Programs, Supervisor
+from embedpool.supervise.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,12 @@ def serve(
     """
     stop, notify = _Stop(), notify or Notify()
     preparing = Sight(phase="preparing", model=config.model)
-    with stop.installed(), _place(config, stop) as place, closing(Gateways(config, warn)) as gateways:
+    with (
+        stop.installed(),
+        _place(config, stop) as place,
+        closing(Tracing(config)) as tracing,
+        closing(Gateways(config, warn)) as gateways,
+    ):
         notify.tell(preparing)
         model = Resolving(config).spec(lambda: notify.tell(preparing))
         if place.found:
@@ -62,6 +68,7 @@ def serve(
         started = Started(config.endpoint_url(), model, cores, gateways.url, gateways.grpc_url)
         supervisor = Supervisor(Generation(config, model, cores), place, lambda: on_ready(started), load, gateways)
         supervisor.owner_fd, supervisor.notify, supervisor.machine_root = owner_fd, notify, machine_root
+        supervisor.tracing = tracing
         supervisor.programs = programs or Programs()
         return supervisor.run()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from embedpool import __version__
+from embedpool.config import traces_begin_here
 from embedpool.router.admission import Admission
 from embedpool.router.spec import RouterSpec
 from embedpool.supervise import gpus
@@ -34,6 +35,7 @@ def router_spec(generation: Generation, place: Place) -> RouterSpec:
             "plan": generation.plan.reason,
         },
         log_format=config.log_format,
+        trace_roots=traces_begin_here(),
     )
 
 

@@ -42,6 +42,7 @@ from embedpool.supervise.reload import Reload
 from embedpool.supervise.replan import Replan
 from embedpool.supervise.slots import Generation, Slot
 from embedpool.supervise.specs import router_spec, worker_spec
+from embedpool.supervise.tracing import Tracing
 from embedpool.worker.forkserver import Fork
 
 log = logging.getLogger("embedpool.supervisor")
@@ -77,6 +78,7 @@ class Supervisor:
         self.router = Slot("router")
         self.workers = [generation.worker(index) for index in range(len(generation.plan.workers))]
         self.gateways = gateways
+        self.tracing: Tracing | None = None
         self.selector = selectors.DefaultSelector()
         self.reload = Reload(self, load)
         self.replan = Replan(self)
@@ -142,6 +144,8 @@ class Supervisor:
                 self._start_router()
             elif slot in self._gateways:
                 self._start_gateway(slot)
+            elif slot in self._tracers:
+                self._start_tracer(slot)
             elif slot.is_worker:
                 self._start_worker(slot)
             else:
@@ -153,17 +157,22 @@ class Supervisor:
     @property
     def _slots(self) -> tuple[Slot, ...]:
         forkservers = [generation.forkserver for generation in self.generations]
-        return (self.router, *forkservers, *self.workers, *self._gateways)
+        return (self.router, *forkservers, *self.workers, *self._gateways, *self._tracers)
 
     @property
     def _gateways(self) -> list[Slot]:
         return self.gateways.slots if self.gateways is not None else []
 
+    @property
+    def _tracers(self) -> list[Slot]:
+        return self.tracing.slots if self.tracing is not None else []
+
     def _start_router(self) -> None:
         ours, theirs = control.pair()
         with theirs:
             spec = router_spec(self.serving, self.place).to_json()
-            self.router.child = spawn("router", self.programs.router, [spec, str(theirs.fileno())], [theirs.fileno()])
+            fds = [theirs.fileno(), *(self.tracing.router_fds if self.tracing is not None else ())]
+            self.router.child = spawn("router", self.programs.router, [spec, *map(str, fds)], fds)
         self._link = ours
         self.selector.register(ours, selectors.EVENT_READ, self._hear)
         self.say(self.reload.news)
@@ -180,6 +189,15 @@ class Supervisor:
     def _start_gateway(self, slot: Slot) -> None:
         assert self.gateways is not None
         slot.child, ready = self.gateways.start(slot, self.config, self.serving.spec, self._lifeline)
+        self._await_ready(slot, ready)
+
+    def _start_tracer(self, slot: Slot) -> None:
+        assert self.tracing is not None
+        slot.child, ready = self.tracing.start(self.config, self._lifeline)
+        self._await_ready(slot, ready)
+
+    def _await_ready(self, slot: Slot, ready: int) -> None:
+        """It is when a byte can be read from `ready`, which is closed then, or when it has ended."""
 
         def spoke(fd: int) -> None:
             self.selector.unregister(fd)
@@ -368,7 +386,7 @@ class Supervisor:
         wait_s = slot.restarts.ended(time.monotonic(), alone=alone)
         if slot.is_worker and _forkserver(slot).due_at is None and _forkserver(slot).child is None:
             wait_s = None  # there is nobody left who could start it
-        if wait_s is None and slot in self._gateways:
+        if wait_s is None and slot in (*self._gateways, *self._tracers):
             wait_s = LONGEST_WAIT_S  # the pool serves without it
         if wait_s is None:
             log.error("%s ended (%s) on every try to start it", slot.name, reason, extra=ended)
@@ -501,7 +519,9 @@ class Supervisor:
         if self._link is not None:
             self._link.close()
         forkservers = [generation.forkserver for generation in self.generations]
-        slots = (*self._gateways, *forkservers, *self.workers, self.router)
+        if self.tracing is not None:
+            self.tracing.close()  # it ends behind the router, when nobody can write a record any more
+        slots = (*self._gateways, *forkservers, *self.workers, self.router, *self._tracers)
         end([slot.child for slot in slots if slot.child is not None], END_PATIENCE_S)
         for generation in self.generations:
             self._lose_forks(generation)

@@ -107,10 +107,13 @@ class Worker:
         began, others_s = time.perf_counter(), self.urgent_s + self.turns.wasted_s
         run = self.turns.run_now if job.urgent else None
         outcome = run_job(job, self.model, self._open_segment, run, self.recent.get(job.repeats, {}))
-        took_s = time.perf_counter() - began - (self.urgent_s + self.turns.wasted_s - others_s)
+        ended = time.perf_counter()
+        took_s = ended - began - (self.urgent_s + self.turns.wasted_s - others_s)
         spent, self.turns.spent = self.turns.spent, overtaken
         counts, failures, runs = tuple(outcome.tokens), tuple(outcome.failures), tuple(spent.runs)
-        done = wire.Done(job.id, took_s * 1e3, counts, failures, runs, spent.tokenize_s * 1e3)
+        # Both are CLOCK_MONOTONIC on Linux, perf_counter and the router's clock (PEP 418).
+        moments = (began, ended) if job.timed else ()
+        done = wire.Done(job.id, took_s * 1e3, counts, failures, runs, spent.tokenize_s * 1e3, *moments)
         self._keep(job.id, outcome.known)
         self._send([wire.encode(done), outcome.payload] if outcome.payload else [wire.encode(done)])
         return took_s
