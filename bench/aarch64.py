@@ -33,7 +33,7 @@ LEFT_OUT = {
     "tests/process/test_memory.py": "what a process has in memory is the emulator's: translated code, and no sharing seen",
     "tests/process/test_openvino.py": "its plug-in has no wheel for aarch64",
     "tests/process/test_replanning.py": "CPUs are taken offline by a /proc and /sys made for the host's processes",
-    "most of tests/unit": "time: those named here ran; chosen are tests of files, numbers and bytes that a processor could change",
+    "most of tests/unit": "time: those that ran are of built models, files, numbers and bytes, which a processor could change",
     "tests/systemd": "needs a booted system, of which user-mode emulation has none",
 }
 WHY: dict[str, str] = {}  # pattern of a test's name -> what the emulator does otherwise; none is proven yet
