@@ -20,6 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from embedpool.supervise.power import power_mode
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -37,7 +39,7 @@ def machine() -> dict[str, Any]:
         if line.startswith(("model name", "Model")) and not model:
             model = line.partition(":")[2].strip()
     return {
-        "processor": model or platform.processor(),
+        "processor": ", power mode ".join(filter(None, (model or platform.processor(), power_mode(Path("/"))))),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "kernel": platform.release(),

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import render_peers
+from aarch64_page import aarch64_table
 from findings import RESULTS, Row, markdown, measured_on, result, source_of, spread
 from quality_page import in_short, of_quality, quality_table, unknown_of
-from scale_page import of_delivery, of_growth, of_memory, of_recovery, of_startup
+from scale_page import memory_table, of_delivery, of_growth, of_memory, of_recovery, of_startup
 from soak_page import lines_table, of_soak
 
 HERE = Path(__file__).parent
@@ -206,7 +207,8 @@ TABLES: dict[str, Callable[[], str]] = {
 SHARED = ("numbers", "models")
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     HERE.parent / "README.md": {name: TABLES[name] for name in SHARED} | {"peers": render_peers.beside_others},
-    HERE / "README.md": TABLES,
+    HERE / "README.md": TABLES | {"aarch64": aarch64_table},
+    HERE.parent / "docs/arm.md": {"memory": memory_table},
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from findings import Row, result, spread
+from findings import Row, markdown, measured_on, result, spread
 
 MEMORY = (
     "MiniLM, package (weights of 8 bits, computed in fp32)",
@@ -42,6 +42,28 @@ def of_memory() -> list[Row]:
         what = f"memory (PSS) of all processes of a pool with {', '.join(map(str, counts))} workers, {label}"
         rows.append((what, f"{listed} MB", most, "≤ 50 MB for each further"))
     return rows
+
+
+def memory_table() -> str:
+    """What a board's memory must hold, by model and precision that ARM has, as Markdown. Measured on x86."""
+    found = result("models")
+    head = (
+        "model",
+        "on disk",
+        "first worker, forkserver, weights",
+        "each further worker",
+        "supervisor and router",
+        "4 workers",
+    )
+    rows = []
+    for label, row in found["results"].items():
+        if "openvino" in label:
+            continue  # it has no wheel for aarch64
+        short, long, first = row["pool_mb"], row["pool_mb_long_texts"], row["one_worker_mb"]
+        further, rest = f"{row['further_worker_mb']:g} MB", f"{short['1'] - first} MB"
+        four = f"{short['4']:,} MB, {long['4']:,} after texts of 250 tokens"
+        rows.append((label, f"{row['artifact_mb']:,} MB", f"{first:,} MB", further, rest, four))
+    return f"{markdown(head, rows)}\n\n{measured_on(found)}\n"
 
 
 def of_startup() -> list[Row]:

@@ -9,6 +9,7 @@ import pytest
 from embedpool.supervise.cgroups import read_cpuset, read_quota, throttled
 from embedpool.supervise.machine import read_bounds, read_machine
 from embedpool.supervise.topology import Quota
+from tests.fixtures import trees
 from tests.fixtures.trees import write
 
 CPU = "sys/devices/system/cpu"
@@ -53,6 +54,22 @@ def test_bounds_that_have_not_changed_are_equal_and_others_are_not(tmp_path: Pat
     assert read_bounds(root) == first
     write(root, {f"{CPU}/online": "0-1"})
     assert read_bounds(root) != first
+
+
+# ── power ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("jetson_orin_maxn", "MAXN"), ("jetson_orin_30w", "MODE_30W"), ("raspberry_pi_5", "")]
+)
+def test_a_jetson_says_its_power_mode_and_other_boards_have_none(tmp_path: Path, name: str, mode: str) -> None:
+    assert read_machine(trees.planted(name, tmp_path)).power_mode == mode
+
+
+@pytest.mark.parametrize(("status", "mode"), [("pmode:0012", "12"), ("fmode:cool pmode:0003", "3"), ("pmode:", ""), ("", "")])
+def test_a_power_mode_that_nothing_names_is_its_number(tmp_path: Path, status: str, mode: str) -> None:
+    root = write(tmp_path, {"var/lib/nvpmodel/status": status, "etc/nvpmodel.conf": "< POWER_MODEL ID=1 NAME=A >"})
+    assert read_machine(root, 1).power_mode == mode
 
 
 # ── topology ─────────────────────────────────────────────────────────────────────────────────────────────────────────

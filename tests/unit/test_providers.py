@@ -183,7 +183,8 @@ OPENVINO = choose("openvino", "", PLUGGED)
 @pytest.mark.parametrize(("given", "left"), [(64, 64), (100, 96), (514, 512), (16, 16)])
 def test_a_text_never_gets_a_width_that_the_model_has_no_positions_for(given: int, left: int) -> None:
     assert computed_by(OPENVINO, replace(SOURCE, max_tokens=given)).max_tokens == left
-    assert computed_by(CPU, replace(SOURCE, max_tokens=given)).max_tokens == given
+    step = CPU.provider.width_step
+    assert computed_by(CPU, replace(SOURCE, max_tokens=given)).max_tokens == given // step * step
 
 
 def test_what_does_not_go_together_is_refused() -> None:
@@ -226,6 +227,15 @@ def test_widths_are_multiples_of_the_step() -> None:
     assert [spec.width(n) for n in (0, 1, 7, 64)] == [1, 1, 7, 64]
     stepped = replace(spec, width_step=BY_NAME["openvino"].width_step)
     assert [stepped.width(n) for n in (0, 1, 16, 17, 64)] == [16, 16, 16, 32, 64]
+
+
+def test_kernels_on_arm_want_widths_of_four_and_those_of_x86_any() -> None:
+    assert [providers.own_step(arch) for arch in ("aarch64", "arm64", "x86_64", "AMD64", "riscv64")] == [4, 4, 1, 1, 1]
+
+
+def test_a_text_is_read_up_to_the_last_whole_step() -> None:
+    arm = Compute(replace(CPU.provider, width_step=4))
+    assert computed_by(arm, replace(SOURCE, max_tokens=99)).max_tokens == 96
 
 
 def test_a_spec_that_was_stored_before_there_were_providers_is_the_runtimes_own() -> None:

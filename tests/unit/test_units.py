@@ -28,6 +28,7 @@ RENDERED = {
     "tmpfiles.conf": "tmpfiles.d/embedpool.conf",
     "embedpool.env": "embedpool.env.example",
     "jetson-gpu.conf": "jetson-gpu.conf",
+    "openvino.conf": "openvino.conf",
 }
 
 
@@ -196,6 +197,13 @@ def test_install_says_what_it_wrote_and_what_comes_next(tmp_path: Path, capsys: 
     assert "m www-data embedpool" in (tmp_path / "etc/sysusers.d/embedpool.conf").read_text()
     assert _run("install", *program, "--root", str(tmp_path), "--jetson", "--dry-run") == 0
     assert "jetson-gpu.conf  would be written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("asked", [[], ["--jetson"], ["--openvino"], ["--jetson", "--openvino"]])
+def test_a_drop_in_is_installed_only_where_it_was_asked_for(tmp_path: Path, asked: list[str]) -> None:
+    assert _run("install", "--program", "/opt/embedpool/bin/embedpool", "--root", str(tmp_path), *asked) == 0
+    there = {path.name for path in (tmp_path / "etc/systemd/system" / f"{ONE}.d").glob("*")}
+    assert there == {name for name, word in (("jetson-gpu.conf", "--jetson"), ("openvino.conf", "--openvino")) if word in asked}
 
 
 def test_show_prints_one_file_as_it_is_or_all_with_their_places(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,13 +11,14 @@ from msgspec import Struct, json
 
 from embedpool.bench.results import Machine, Measured
 from embedpool.protocol import ModelCard
+from embedpool.supervise.power import power_mode
 
 PACKAGES = ("embedpool", "onnxruntime", "numpy", "pyzmq", "msgspec", "tokenizers")
 
 
 def this_machine() -> Machine:
     return Machine(
-        processor=_processor() or platform.processor() or platform.machine(),
+        processor=", power mode ".join(filter(None, (_processor() or platform.machine(), power_mode(Path("/"))))),
         cores=len(os.sched_getaffinity(0)),
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         kernel=platform.release(),

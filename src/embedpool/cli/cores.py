@@ -40,6 +40,7 @@ def document(machine: Machine, made: CorePlan) -> dict[str, Any]:
     bounds = machine.bounds
     return {
         "machine": machine.name,
+        "power_mode": machine.power_mode,
         "workers": [list(group) for group in made.workers],
         "pinned": made.pinned,
         "rest": list(made.rest),
@@ -77,6 +78,8 @@ def show(machine: Machine, made: CorePlan, console: Console) -> None:
 def _facts(machine: Machine, made: CorePlan) -> Table:
     rows = _plain()
     rows.add_row("machine", escape(machine.name or "a machine that does not say its name"))
+    if machine.power_mode:
+        rows.add_row("power", escape(f"mode {machine.power_mode} (nvpmodel)"))
     rows.add_row("plan", escape(made.reason))
     rows.add_row("workers", spoken(made))
     return rows

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from embedpool.errors import ConfigError
 from embedpool.units.install import check, out_of_sight, own_command, place
-from embedpool.units.render import NAMES, Service, render
+from embedpool.units.render import DROP_INS, NAMES, Service, render
 
-JETSON = "jetson-gpu.conf"
 NEXT = """\
 next, as root:
   systemd-sysusers && systemd-tmpfiles --create   # the user, the group, /etc/embedpool
@@ -28,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     install.add_argument("--root", metavar="DIR", type=Path, default=Path("/"), help="write below this directory instead")
     install.add_argument("--dry-run", action="store_true", help="only say what would be written")
     install.add_argument("--jetson", action="store_true", help="with the drop-in for a Jetson's GPU")
+    install.add_argument("--openvino", action="store_true", help="with the drop-in for --provider openvino")
     for action in (show, install):
         add = action.add_argument
         default = Service()
@@ -64,7 +64,8 @@ def _install(service: Service, arguments: argparse.Namespace) -> int:
     hidden = out_of_sight(service.command)
     if hidden:
         raise ConfigError(hidden)
-    files = [file for file in render(service) if arguments.jetson or file.name != JETSON]
+    asked = {name for name, wanted in zip(DROP_INS, (arguments.jetson, arguments.openvino), strict=True) if wanted}
+    files = [file for file in render(service) if file.name in asked or file.name not in DROP_INS]
     for placed in place(files, arguments.root, dry_run=arguments.dry_run):
         outcome = "would be written" if arguments.dry_run and placed.outcome == "written" else placed.outcome
         print(f"{placed.path}  {outcome}")

@@ -59,6 +59,8 @@ def governor(facts: Facts) -> Check:
         return Check(name, "ok", "not shown here: the host decides")
     governors, top = "+".join(frequency.governors), frequency.highest_khz
     found = f"{governors} ({frequency.driver}), up to {frequency.allowed_khz / 1e6:.2f} of {top / 1e6:.2f} GHz"
+    if facts.machine.power_mode:
+        found += f", power mode {facts.machine.power_mode}"
     mend = "sudo cpupower frequency-set -g performance (a Jetson: sudo jetson_clocks)"
     if "powersave" in frequency.governors and frequency.driver not in CHOOSING and frequency.least_khz:
         times = top / frequency.least_khz

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import time
@@ -23,6 +24,7 @@ from embedpool.errors import ModelError
 from embedpool.models import cache, hub
 from embedpool.models.cache import Artifact, Cache, Machine, this_machine
 from embedpool.models.held import hold_to
+from embedpool.models.providers import ARM
 from embedpool.models.registry import BERT_UNCASED, BERT_UNCASED_SHA256
 from embedpool.models.resolve import Source
 from embedpool.models.spec import ModelSpec
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
     from embedpool.models.tokenizer import Tokenizer
 
 BUILD = 1  # raised when the same source comes to give other vectors
-QUANTIZE = {"q8": "q8 by tokens"}  # a way of quantising that gives other values than the one before has another name here
+# A way of quantising that gives other values than the one before has another name here. So has ARM: what it makes of the same
+# weights is as near to fp32 (0.99887 and 0.99866, on an emulated Cortex-A76), but only 0.9993 near to what x86 makes of them.
+QUANTIZE = {"q8": "q8 by tokens on ARM" if platform.machine() in ARM else "q8 by tokens"}
 MEASURED_TOKENS = 64  # the length at which a unit of work is timed
 # Bytes on disk at the most, per byte of fp32 weights: the graph that is optimised, smaller weights made of it, and the
 # result, which holds the weights of matrix products twice (plain and packed).

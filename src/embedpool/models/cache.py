@@ -30,7 +30,7 @@ from typing import Any
 from embedpool.errors import ModelError
 from embedpool.models.spec import ModelSpec
 
-FORMAT = 2  # of artifacts; raised when what is made from the same source, or is said of it, changes
+FORMAT = 3  # of artifacts; raised when what is made from the same source, or is said of it, changes
 NOTE = "artifact.json"
 ASIDE = ".new-"
 SETTLED_S = 2.0  # a file changed less than this ago may change again within its time stamp's grain

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from embedpool.supervise.cgroups import read_cpuset, read_quota, text
+from embedpool.supervise.power import power_mode
 from embedpool.supervise.topology import Bounds, Cpu, Machine, cpus_of
 
 CPUS = "sys/devices/system/cpu"
@@ -32,7 +33,7 @@ def read_machine(root: Path = Path("/"), count: int = 0, process: str = "self") 
     nodes, speeds = _nodes(root), _capacities(root, numbers)
     cpus = tuple(_cpu(root, number, nodes.get(number, 0), speeds[number]) for number in numbers)
     present = _listed(text(root / CPUS / "present")) or bounds.online
-    return Machine(cpus, bounds, frozenset(present - bounds.online), _name(root))
+    return Machine(cpus, bounds, frozenset(present - bounds.online), _name(root), power_mode(root))
 
 
 def _cpu(root: Path, number: int, node: int, capacity: int) -> Cpu:

@@ -50,12 +50,14 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`cpus`: those that are usable, by number. `offline`: those that are there but switched off. `name` may be empty."""
+    """`cpus`: those that are usable, by number. `offline`: those that are there but switched off. `name` may be empty,
+    and so may `power_mode`, which a Jetson has."""
 
     cpus: tuple[Cpu, ...]
     bounds: Bounds
     offline: frozenset[int] = frozenset()
     name: str = ""
+    power_mode: str = ""
 
     @property
     def quota(self) -> Quota | None:

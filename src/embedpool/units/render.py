@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 HOLE = re.compile(r"\{\{(\w+)\}\}")
-NAMES = ("embedpool.service", "embedpool@.service", "sysusers.conf", "tmpfiles.conf", "embedpool.env", "jetson-gpu.conf")
+DROP_INS = ("jetson-gpu.conf", "openvino.conf")  # for the one pool, and only where asked for
+NAMES = ("embedpool.service", "embedpool@.service", "sysusers.conf", "tmpfiles.conf", "embedpool.env", *DROP_INS)
 UNITS = "etc/systemd/system"
 ONE, MANY = "embedpool.service", "embedpool@.service"
 
@@ -45,7 +46,7 @@ def render(service: Service) -> list[File]:
         File("sysusers.conf", "etc/sysusers.d/embedpool.conf", users),
         File("tmpfiles.conf", "etc/tmpfiles.d/embedpool.conf", _filled("tmpfiles.conf", {"group": service.group})),
         File("embedpool.env", "etc/embedpool/embedpool.env", _filled("embedpool.env", {}), 0o640, theirs=True),
-        File("jetson-gpu.conf", f"{UNITS}/{ONE}.d/jetson-gpu.conf", _filled("jetson-gpu.conf", {})),
+        *(File(name, f"{UNITS}/{ONE}.d/{name}", _filled(name, {})) for name in DROP_INS),
     ]
 
 
