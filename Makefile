@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint unit bench clean
+.PHONY: demo test lint unit bench soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/embedpool demo
@@ -19,7 +19,8 @@ lint: $(VENV)/.installed
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/unit
 
-# All numbers: about an hour and a half on two cores, and once as much to install and compile what is measured beside the pool. Writes bench/results/*.json and renders README.md and bench/README.md from them.
+# All numbers, on two cores: about 40 minutes, and once as much to install and compile what is measured beside the pool. Writes
+# bench/results/*.json and renders README.md and bench/README.md from them. A soak is its own: make soak, 20 minutes.
 bench: $(VENV)/.installed
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/bulk.py
@@ -36,9 +37,12 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/recovery.py
 	$(BIN)/python bench/growth.py
-	$(BIN)/python bench/soak.py --minutes 20
 	$(BIN)/python bench/limit.py
 	$(BIN)/python bench/peers.py
+	$(BIN)/python bench/render.py
+
+soak: $(VENV)/.installed
+	$(BIN)/python bench/soak.py --minutes 20
 	$(BIN)/python bench/render.py
 
 $(VENV)/.installed: pyproject.toml

@@ -111,7 +111,7 @@ def added(pool: Pool, child: Bridge, size: int, calls: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=1000, help="of each number of texts")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     repeats = [run(given.calls) for _ in range(given.repeats)]
     middle = {part: {name: median([one[part][name] for one in repeats]) for name in repeats[0][part]} for part in repeats[0]}

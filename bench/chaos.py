@@ -188,8 +188,8 @@ def goals(fault: str, found: dict[str, Any]) -> dict[str, bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--duration", type=float, default=60.0, help="seconds of each run with faults")
-    parser.add_argument("--calm", type=float, default=20.0, help="seconds of the same load before, without faults")
+    parser.add_argument("--duration", type=float, default=40.0, help="seconds of each run with faults")
+    parser.add_argument("--calm", type=float, default=15.0, help="seconds of the same load before, without faults")
     parser.add_argument("--period", type=float, default=2.0, help="seconds between faults")
     parser.add_argument("--signals", nargs="+", choices=tuple(SIGNALS), default=tuple(SIGNALS))
     parser.add_argument("--queries", type=float, default=50.0, help="per second")

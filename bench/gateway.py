@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=1000, help="of each form, for the latency")
     parser.add_argument("--large-calls", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each form, for the rate")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--load", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.load:

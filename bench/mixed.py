@@ -212,7 +212,7 @@ def results(repeats: list[dict[str, Phase]], given: argparse.Namespace) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each of the three phases")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each of the three phases")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--queries", type=float, default=50.0, help="per second")
     parser.add_argument("--bulk-clients", type=int, default=2)

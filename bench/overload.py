@@ -301,7 +301,7 @@ def results(found: dict[str, Any], capacities: dict[str, list[Capacity]], given:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--duration", type=float, default=60.0, help="seconds of overload")
+    parser.add_argument("--duration", type=float, default=40.0, help="seconds of overload")
     parser.add_argument("--capacity-seconds", type=float, default=10.0, help="of each of the four measurements of capacity")
     parser.add_argument("--timeout-s", type=float, default=0.5, help="of each request of the overload")
     parser.add_argument("--workers", type=int, default=2)

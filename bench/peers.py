@@ -4,7 +4,8 @@ start: from starting the peer's process to its first answer, the model's files h
 query: from calling the library (of a server: a client of it in another process) with one short text to having the vector, one
 after the other; open: the same, from when it is due, 50 each second with MiniLM and 5 with EmbeddingGemma's shape (a Poisson
 process); beside: the same while another client embeds documents as fast as it can;
-bulk: from calling it with all documents to having their vectors, with the best of the batch sizes tried;
+bulk: from calling it with documents to having their vectors, as many as take about two seconds, with the best of the batch
+sizes tried;
 memory: the most PSS of all the peer's processes, without the client, while it embeds all documents;
 cosine: to the vectors of sentence-transformers in PyTorch's fp32.
 
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +42,26 @@ from peers_visit import Seen, Work, start_once, visit
 LOOPS = "pinned loops, ONNX Runtime"
 MOST_TOKENS = {"minilm": 256, "gemma": 512}  # longer texts are left out: peers cut at different lengths
 TEXTS = {"minilm": 200, "gemma": 32}
+FURTHER = 10  # times as many, for what is timed
 PER_S = {"minilm": 50.0, "gemma": 5.0}  # a query of EmbeddingGemma's takes ten times as long
 MOST_S = {"minilm": 480.0, "gemma": 360.0}  # of the whole run
 LABELS = {"minilm": "all-MiniLM-L6-v2, fp32 weights", "gemma": "EmbeddingGemma-300M's shape, random weights"}
 
 
-def texts_of(files: Files, count: int) -> tuple[list[str], list[str], list[int], list[int]]:
-    """Documents, short queries, and how many tokens each has."""
+@dataclass(frozen=True)
+class Texts:
+    """With how many tokens each has."""
+
+    documents: list[str]
+    further: list[str]
+    queries: list[str]
+    document_tokens: list[int]
+    further_tokens: list[int]
+    query_tokens: list[int]
+
+
+def texts_of(files: Files, count: int) -> Texts:
+    """Documents, others of their kind, and short queries."""
     from embedpool.models.resolve import Wanted, resolve
     from embedpool.models.tokenizer import Tokenizer
 
@@ -56,11 +71,12 @@ def texts_of(files: Files, count: int) -> tuple[list[str], list[str], list[int],
     def lengths(texts: Sequence[str]) -> list[int]:
         return [len(row) for row in tokenizer.tokens(texts, "")]
 
-    every = docstrings(count)
+    every = docstrings(count * (1 + FURTHER))
     fits = [length <= MOST_TOKENS[files.name] for length in lengths([doc.text for doc in every])]
     docs = [doc for doc, keep in zip(every, fits, strict=True) if keep]
-    documents, queries = [doc.text for doc in docs], [doc.summary for doc in docs]
-    return documents, queries, lengths(documents), lengths(queries)
+    documents, further = [doc.text for doc in docs[:count]], [doc.text for doc in docs[count:]]
+    queries = [doc.summary for doc in docs[:count]]
+    return Texts(documents, further, queries, lengths(documents), lengths(further), lengths(queries))
 
 
 class Tour:
@@ -93,7 +109,8 @@ class Tour:
                 began = time.monotonic()
                 try:
                     self.seen[peer.name].append(self._visit(peer, number, place))
-                    what = f"{len(self._work.documents) / self.seen[peer.name][-1].bulk_s:.1f} texts/s"
+                    last = self.seen[peer.name][-1]
+                    what = f"{last.bulk_texts / last.bulk_s:.1f} texts/s"
                 except Missing as error:
                     what = self.failed[peer.name] = str(error)
                 print(f"{number} {peer.name}: {what} ({time.monotonic() - began:.1f} s)", flush=True)
@@ -104,12 +121,13 @@ class Tour:
             if name == peer.needs:
                 raise Missing(reason)
         earlier = self.seen[peer.name]
-        batch = min(earlier[0].tried, key=lambda size: earlier[0].tried[size]) if earlier else None
-        return visit(python_of(self._venvs, peer.env), peer, self._order(), self._work, batch, number, place)
+        tried = earlier[0].tried if earlier else {}
+        return visit(python_of(self._venvs, peer.env), peer, self._order(), self._work, tried, number, place)
 
     def _loops(self, place: Path) -> None:
         path = place / "texts.json"
-        path.write_text(json.dumps(self._work.documents))
+        ours = [seen for peer in self.peers if peer.env == OURS for seen in self.seen[peer.name][:1]]
+        path.write_text(json.dumps(self._work.further[: ours[0].bulk_texts] if ours else self._work.documents))
         try:
             self.loops.append(loops(0, {}, self._work.cores, True, "--model", self._files.model, "--texts-in", str(path))[0])
         except (subprocess.TimeoutExpired, ValueError) as error:  # it said nothing that is JSON
@@ -122,12 +140,14 @@ class Tour:
 def measure(model: str, given: argparse.Namespace) -> dict[str, Any]:
     peers = chosen(model, tuple(given.only))
     files = files_of(model, given.venvs, {peer.env for peer in peers})
-    documents, queries, document_tokens, query_tokens = texts_of(files, TEXTS[model] // (4 if given.quick else 1))
-    work = Work(documents, queries, given.cores, *((0.3, 1.0) if given.quick else (1.0, 2.5)), PER_S[model])
+    texts = texts_of(files, TEXTS[model] // (4 if given.quick else 1))
+    seconds = (0.3, 1.0) if given.quick else (1.0, 2.5)
+    work = Work(texts.documents, texts.further, texts.queries, given.cores, *seconds, PER_S[model])
     tour = Tour(peers, files, work, given.venvs)
     tour.install()
     began = time.monotonic()
-    facts = Given(document_tokens, query_tokens, limit.cost(files.built), limit.machine(given.venvs, given.cores).all)
+    most = limit.machine(given.venvs, given.cores).all
+    facts = Given(texts.document_tokens, texts.further_tokens, texts.query_tokens, limit.cost(files.built), most)
     repeats = 0
     with tempfile.TemporaryDirectory(prefix="embedpool-bench-") as place:
         for number in range(1 if given.quick else given.repeats):
@@ -143,9 +163,9 @@ def measure(model: str, given: argparse.Namespace) -> dict[str, Any]:
     }
     return {
         "model": LABELS[model],
-        "texts": len(documents),
-        "tokens": sum(document_tokens),
-        "query_tokens_at_the_median": sorted(query_tokens)[len(query_tokens) // 2],
+        "texts": len(texts.documents),
+        "tokens": sum(texts.document_tokens),
+        "query_tokens_at_the_median": sorted(texts.query_tokens)[len(texts.query_tokens) // 2],
         "queries_per_s": work.per_s,
         "cores": given.cores,
         "repeats": repeats,

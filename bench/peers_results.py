@@ -18,9 +18,11 @@ SAME = 0.999  # cosine, of the least alike text, of what counts as equally accur
 
 @dataclass(frozen=True)
 class Given:
-    """What all peers were given: the tokens of each document and query, and what the machine can do at the most."""
+    """What all peers were given: the tokens of each document, further document and query, and what the machine can do at the
+    most."""
 
     document_tokens: Sequence[int]
+    further_tokens: Sequence[int]
     query_tokens: Sequence[int]
     cost: Cost
     rates: Rates
@@ -36,14 +38,15 @@ class Given:
 
 def row(peer: Peer, visits: Sequence[Seen], given: Given, reference: np.ndarray | None) -> dict[str, Any]:
     """One peer's numbers: medians over its visits, and each visit's own."""
-    tokens, texts = sum(given.document_tokens), len(given.document_tokens)
-    rates = [tokens / seen.bulk_s for seen in visits]
+    tokens = sum(given.document_tokens)
+    rates = [sum(given.further_tokens[: seen.bulk_texts]) / seen.bulk_s for seen in visits]
     p50s = [in_ms(seen.query_ms)["p50"] for seen in visits]
     first = visits[0]
     found: dict[str, Any] = {
         "bulk_tokens_per_s": round(median(rates)),
         "bulk_tokens_per_s_of_each_repeat": [round(rate) for rate in rates],
-        "bulk_texts_per_s": round(median(rates) * texts / tokens, 1),
+        "bulk_texts_per_s": round(median([seen.bulk_texts / seen.bulk_s for seen in visits]), 1),
+        "bulk_s_of_each_repeat": [round(seen.bulk_s, 2) for seen in visits],
         "batch": min(first.tried, key=lambda size: first.tried[size]),
         "bulk_tokens_per_s_by_batch_tried": {str(size): round(tokens / seconds) for size, seconds in first.tried.items()},
         "query_ms": in_ms([ms for seen in visits for ms in seen.query_ms]),

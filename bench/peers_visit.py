@@ -31,6 +31,7 @@ FIRST_START_S = 600.0  # the pool prepares a model
 ANSWER_S = 120.0
 END_S = 15.0
 SAMPLE_S = 0.2  # of memory
+BULK_S = 2.0
 WARM_TEXTS = 16
 ENVIRON = {
     "HF_HUB_OFFLINE": "1",
@@ -43,9 +44,11 @@ ENVIRON = {
 
 @dataclass(frozen=True)
 class Work:
-    """What every peer is asked. `cores` limits all its processes; `seconds` of each phase of queries."""
+    """What every peer is asked. `documents` are embedded to try batch sizes; then as many of `further` as take BULK_S by the
+    best of them, for a short time says more of the last batch than of the rate. `cores` limits all its processes."""
 
     documents: list[str]
+    further: list[str]
     queries: list[str]
     cores: int
     query_s: float
@@ -55,10 +58,12 @@ class Work:
 
 @dataclass
 class Seen:
-    """One visit's numbers. Of the first visit also `tried` (seconds by batch size), `pss_mb` and the vectors."""
+    """One visit's numbers: `bulk_texts` were embedded in `bulk_s`. Of the first visit `tried` (seconds by batch size), `pss_mb`
+    and the vectors."""
 
     start_s: float = 0.0
     bulk_s: float = 0.0
+    bulk_texts: int = 0
     query_ms: list[float] = field(default_factory=list)
     open_ms: list[float] = field(default_factory=list)
     beside_ms: list[float] = field(default_factory=list)
@@ -186,9 +191,9 @@ def memory_of(script: Script, server: bool) -> Iterator[list[float]]:
 # ── one visit ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def visit(python: str, peer: Peer, order: dict[str, Any], work: Work, batch: int | None, seed: int, place: Path) -> Seen:
-    """Everything of one peer, once. Without a `batch`, all are tried and memory and vectors looked at. Raises Missing."""
-    seen = Seen()
+def visit(python: str, peer: Peer, order: dict[str, Any], work: Work, tried: dict[int, float], seed: int, place: Path) -> Seen:
+    """Everything of one peer, once. If none were `tried`, batch sizes are, and memory and vectors looked at. Raises Missing."""
+    seen = Seen(tried=dict(tried))
     with Script(python, peer, order, place) as script:
         ready = script.hear(START_S)["ready"]
         script.ask(do="queries", texts=work.queries[:1], seconds=0.0)
@@ -196,10 +201,12 @@ def visit(python: str, peer: Peer, order: dict[str, Any], work: Work, batch: int
         seen.versions = ready["versions"]
         script.ask(do="queries", texts=work.queries, seconds=0.2)
         seen.query_ms = script.ask(do="queries", texts=work.queries, seconds=work.query_s)["ms"]
-        if batch is None:
-            batch = _trial(script, peer, work, seen, place)
+        if not seen.tried:
+            _trial(script, peer, work, seen, place)
+        batch = min(seen.tried, key=lambda size: seen.tried[size])
         warm(script, work, batch)
-        seen.bulk_s = script.ask(do="embed", texts=work.documents, batch=batch, path="")["seconds"]
+        texts = work.further[: max(len(work.documents), round(len(work.documents) * BULK_S / seen.tried[batch]))]
+        seen.bulk_texts, seen.bulk_s = len(texts), script.ask(do="embed", texts=texts, batch=batch, path="")["seconds"]
         if peer.server:
             _under_load(script, python, peer, {**order, "endpoint": ready["endpoint"]}, work, batch, seed, seen, place)
     return seen
@@ -215,8 +222,8 @@ def warm(script: Script, work: Work, batch: int) -> None:
     script.ask(do="embed", texts=work.documents[:: max(1, len(work.documents) // WARM_TEXTS)], batch=batch, path="")
 
 
-def _trial(script: Script, peer: Peer, work: Work, seen: Seen, place: Path) -> int:
-    """The best of the peer's batch sizes. Sampling memory costs the same in each."""
+def _trial(script: Script, peer: Peer, work: Work, seen: Seen, place: Path) -> None:
+    """All of the peer's batch sizes. Sampling memory costs the same in each."""
     path = place / "vectors.npy"
     for batch in peer.batches:
         warm(script, work, batch)
@@ -225,7 +232,6 @@ def _trial(script: Script, peer: Peer, work: Work, seen: Seen, place: Path) -> i
         seen.tried[batch], seen.pss_mb = asked["seconds"], max(seen.pss_mb, memory[0])
         if asked["seconds"] <= min(seen.tried.values()):
             seen.vectors = np.load(path)
-    return min(seen.tried, key=lambda size: seen.tried[size])
 
 
 def _under_load(

@@ -181,7 +181,7 @@ def per_request(first: Usage, early: Usage, last: Usage) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--requests", type=int, default=600_000)
     parser.add_argument("--client-requests", type=int, default=200_000, help="of the runs with AsyncClient")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)

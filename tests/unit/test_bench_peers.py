@@ -24,13 +24,13 @@ from peers_visit import Seen  # noqa: E402
 
 COST = limit.Cost(fixed=5e6, per_token=20e6, per_pair=10_000, weights=10_000_000)
 RATES = limit.Rates(2, {"fp32": 100e9, "int8": 400e9}, {40: 40e9, 400: 8e9})
-GIVEN = peers_results.Given([100, 300], [10, 20, 30], COST, RATES)
+GIVEN = peers_results.Given([100, 300], [100, 300, 500], [10, 20, 30], COST, RATES)
 POOL = Peer("embedpool, fp32", "embed_pool", OURS, batches=(0,), server=True)
 UNIT = np.eye(2, dtype=np.float32)
 
 
 def seen(bulk_s: float, query_ms: float = 5.0, vectors: np.ndarray | None = None) -> Seen:
-    return Seen(1.5, bulk_s, [query_ms] * 9 + [50.0], [6.0], [9.0], 12.0, {"lib": "1.0"}, {8: 3.0, 32: 2.0}, 123.4, vectors)
+    return Seen(1.5, bulk_s, 2, [query_ms] * 9 + [50.0], [6.0], [9.0], 12.0, {"lib": "1.0"}, {8: 3.0, 32: 2.0}, 123.4, vectors)
 
 
 # ── the limit ────────────────────────────────────────────────────────────────────────────────────────────────────────
