@@ -57,7 +57,10 @@ class Worker(worker.Worker):
     serves = False
     def run(self):
         Worker.serves = True
+        signal.signal(signal.SIGUSR2, self._raise)
         super().run()
+    def _raise(self, *_):
+        raise RuntimeError("a fault of this test")
     def _send(self, frames):
         fault("written but not reported") if self.current is not None else None
         super()._send(frames)
@@ -67,10 +70,8 @@ class Worker(worker.Worker):
     def _idle(self):
         try:
             fault("idle")
-        except RuntimeError:  # of a thread of its own: the worker's must see it
-            import ctypes
-            ident = threading.main_thread().ident
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(RuntimeError))
+        except RuntimeError:  # of a thread of its own: the worker's must see it, and now, whatever it waits for
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR2)
 
 worker.Worker = Worker
 sys.exit(worker.main(sys.argv[1:], lambda spec: lambda threads: Encoder(spec)))
