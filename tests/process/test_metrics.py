@@ -88,7 +88,8 @@ def test_a_textfile_is_renewed_until_the_command_is_stopped_and_tells_of_a_pool_
     path = tmp_path / "embedpool.prom"
     with serving() as server:
         arguments = ("status", "--textfile", str(path), "--every", "0.1", "--endpoint", server.endpoint)
-        writer = subprocess.Popen([*COMMAND, *arguments])
+        # Where the tests run in the background of a shell, SIGINT is ignored, and children inherit that.
+        writer = subprocess.Popen([*COMMAND, *arguments], preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         try:
             wait_until(lambda: path.exists() and "embedpool_up 1.0" in path.read_text(), 10.0, "the file")
             first = path.stat().st_ino

@@ -288,6 +288,14 @@ def jobs_of(pool: Pool, begun_s: float, ended_s: float) -> float:
     return (ended_s - begun_s) * 1e3 * len(pool.workers) / len(sends)
 
 
+def with_bulk_work_alone(make_pool: Callable[..., Pool]) -> Pool:
+    """A worker that has done nothing but bulk work for a second, and has more."""
+    pool = make_pool(1, alone=True)
+    Client(pool, "bulk", [ROW] * 128, priority="bulk").keep_open(8)
+    pool.run(1.0)
+    return pool
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_bulk_work_that_is_alone_goes_in_longer_jobs_and_the_workers_end_together(
     make_pool: Callable[..., Pool], workers: int
@@ -306,10 +314,7 @@ def test_bulk_work_that_is_alone_goes_in_longer_jobs_and_the_workers_end_togethe
 def test_from_the_first_query_on_jobs_are_short_and_long_ones_come_back_when_none_has_come_for_a_while(
     make_pool: Callable[..., Pool],
 ) -> None:
-    pool = make_pool(1, alone=True)
-    bulk = Client(pool, "bulk", [ROW] * 128, priority="bulk")
-    bulk.keep_open(8)
-    pool.run(1.0)
+    pool = with_bulk_work_alone(make_pool)
     query = Client(pool, "query", [OWN])
     query.ask()
     settled = DEPTH * LONGER * SLICE / 1e3  # what was in hand
@@ -323,10 +328,7 @@ def test_from_the_first_query_on_jobs_are_short_and_long_ones_come_back_when_non
 def test_a_second_client_with_bulk_work_waits_for_what_is_in_hand_once_and_then_for_short_turns(
     make_pool: Callable[..., Pool],
 ) -> None:
-    pool = make_pool(1, alone=True)
-    bulk = Client(pool, "bulk", [ROW] * 128, priority="bulk")
-    bulk.keep_open(8)
-    pool.run(1.0)
+    pool = with_bulk_work_alone(make_pool)
     other = Client(pool, "other", [ROW], priority="bulk")
     other.keep_open(1)
     pool.run(SECONDS)

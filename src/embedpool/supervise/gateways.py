@@ -7,7 +7,6 @@ socket, so of its port only the place is held here: who connects to it meanwhile
 from __future__ import annotations
 
 import importlib.util
-import os
 import socket
 from collections.abc import Callable, Sequence
 
@@ -19,7 +18,7 @@ from embedpool.gateway.address import bind, is_loopback, parse_listen, reserve, 
 from embedpool.gateway.options import COMPATS, read_keys
 from embedpool.gateway.tokens import TokenizerSpec
 from embedpool.models.spec import ModelSpec
-from embedpool.supervise.processes import Child, spawn
+from embedpool.supervise.processes import Child, ready_pipe, spawn
 from embedpool.supervise.slots import Slot
 
 TOKENIZER = "tokenizer.json"  # of an artifact; models.encoder, which must not be imported here, has it too
@@ -51,19 +50,12 @@ class Gateways:
 
     def start(self, slot: Slot, config: Config, spec: ModelSpec, lifeline: int) -> tuple[Child, int]:
         """The gateway, and the end of a pipe from which a byte can be read once it answers."""
-        ready, tell = os.pipe()
-        try:
+        with ready_pipe() as (ready, tell):
             fds = [self._sockets[self.slots.index(slot)].fileno(), lifeline, tell]
             named = [f"--{name}={fd}" for name, fd in zip(("listen-fd", "lifeline", "ready-fd"), fds, strict=True)]
             if self._held is not None:
                 named.append(f"--grpc={where(self._held)}")
-            child = spawn("gateway", "embedpool.gateway", [*named, *arguments(config, spec)], fds)
-        except BaseException:
-            os.close(ready)
-            raise
-        finally:
-            os.close(tell)
-        return child, ready
+            return spawn("gateway", "embedpool.gateway", [*named, *arguments(config, spec)], fds), ready
 
     def close(self) -> None:
         for sock in (*self._sockets, *([self._held] if self._held is not None else [])):

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,6 +70,20 @@ def spawn(name: str, module: str, arguments: Sequence[str], inherit: Sequence[in
     child = Child(name, process.pid, os.pidfd_open(process.pid))
     process.returncode = 0  # it is waited for through its pidfd, like a forked one: nobody else must reap it
     return child
+
+
+@contextlib.contextmanager
+def ready_pipe() -> Iterator[tuple[int, int]]:
+    """(ready, tell): a child that is spawned within the block inherits `tell` and writes a byte to it once it serves.
+    `ready` is the caller's, and at its end when the child has ended without."""
+    ready, tell = os.pipe()
+    try:
+        yield ready, tell
+    except BaseException:
+        os.close(ready)
+        raise
+    finally:
+        os.close(tell)
 
 
 def end(children: Sequence[Child], patience_s: float) -> None:

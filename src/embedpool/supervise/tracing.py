@@ -6,13 +6,12 @@ in the socket's buffer. When the supervisor lets go of them, the router's end is
 
 from __future__ import annotations
 
-import os
 import socket
 
 from embedpool.config import Config, traces_protocol
 from embedpool.errors import ConfigError
 from embedpool.supervise.gateways import is_there
-from embedpool.supervise.processes import Child, spawn
+from embedpool.supervise.processes import Child, ready_pipe, spawn
 from embedpool.supervise.slots import Slot
 
 NEEDED = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
@@ -39,16 +38,9 @@ class Tracing:
 
     def start(self, config: Config, lifeline: int) -> tuple[Child, int]:
         """The tracer, and the end of a pipe from which a byte can be read once it reads records."""
-        ready, tell = os.pipe()
-        try:
+        with ready_pipe() as (ready, tell):
             fds = [self._ends[1].fileno(), lifeline, tell]
-            child = spawn("tracer", "embedpool.traces", [config.traces, config.log_format, *map(str, fds)], fds)
-        except BaseException:
-            os.close(ready)
-            raise
-        finally:
-            os.close(tell)
-        return child, ready
+            return spawn("tracer", "embedpool.traces", [config.traces, config.log_format, *map(str, fds)], fds), ready
 
     def close(self) -> None:
         """Idempotent."""
