@@ -9,6 +9,7 @@ from embedpool.router.alike import key_of
 
 if TYPE_CHECKING:
     from embedpool.router.core import Core
+    from embedpool.router.state import Request
 
 MOST_JOBS = 2  # of each class: roster.DEPTH, stated again so that a change there is noticed here
 
@@ -57,6 +58,13 @@ def check(core: Core) -> None:
             assert not request.waiting and not request.following, "refused but still waiting"
         assert request.in_jobs or request.waiting or request.following, "open, but nothing is coming"
         assert not (request.waiting or request.following) or request in core.queue.held
+    _check_load(core, lined)
+    _check_counts(core)
+    _check_alike(core, held)
+
+
+def _check_load(core: Core, lined: list[Request]) -> None:
+    """What is known of the workers without asking them, against what they have."""
     for kind, units in core.load.in_hand.items():
         assert units == sum(job.units for worker in core.workers.values() for job in worker.jobs if job.urgent == kind)
     assert core.load.jobs == sum(len(worker.jobs) for worker in core.workers.values())
@@ -64,8 +72,6 @@ def check(core: Core) -> None:
     assert not idle or not (lined or core.retries), "rows wait, and nobody has anything to do"
     for kind in (True, False):
         assert core.roster.least_busy(kind) == _least_busy(core, kind), "the next job would go to another worker than it should"
-    _check_counts(core)
-    _check_alike(core, held)
 
 
 def _least_busy(core: Core, urgent: bool) -> int:
